@@ -1,0 +1,26 @@
+"""Settings, one frozen object per concern; CLI flags, environment and `/v1/configure` all read these."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineConfig(BaseModel):
+    """What the engine may be told while it runs (`/v1/configure`) and at its start.
+
+    Every field is checked on construction, so a bad value changes nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch_size: int = Field(16, ge=1, le=1024, description="Rows decoded together at most.")
+    batch_timeout_ms: float = Field(
+        2.0, ge=0, le=10_000, description="How long an idle engine waits for company before its first step, in ms."
+    )
+    max_batch_tokens: int = Field(
+        65_536, ge=1, description="KV cache budget: rows times the longest row's prompt and output, in tokens."
+    )
+    prefill_chunk: int = Field(256, ge=1, description="Prompt tokens computed between two decode steps.")
+    max_queue: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
+    use_speculative_decoding: bool = Field(True, description="Draft and verify where a drafter is loaded.")
+    max_draft_tokens: int = Field(6, ge=0, le=32, description="Tokens drafted per row and step at most.")

@@ -1,0 +1,101 @@
+"""What travels into the engine and out of it: tokens and numbers, never text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+_request_numbers = itertools.count()
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one request samples. Defaults are "no change to the model's distribution".
+
+    `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. Penalties follow
+    OpenAI (`presence_penalty`, `frequency_penalty`: tokens generated so far) and
+    CTRL (`repetition_penalty`: prompt and generated tokens; arXiv 1909.05858).
+    `logprobs` asks for the chosen token's log-probability and that many
+    alternatives (0 is none but the chosen); `prompt_logprobs` does so for the
+    prompt's tokens. Both are the model's own distribution, before penalties,
+    bias, temperature and truncation.
+    A `seed` of None draws one, so that every request is a function of its own
+    parameters alone. `max_tokens` None means up to the context's end.
+    """
+
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    use_speculative: bool | None = None
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0 or self.top_k == 1
+
+    @property
+    def penalised(self) -> bool:
+        return (
+            self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to generate. `prompt` is never empty and its ids are within the vocabulary."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    id: int = field(default_factory=lambda: next(_request_numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability and the most likely tokens in its place, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one engine step produced for one request.
+
+    The last output of a request, and only that, has a `finish_reason`; its
+    `tokens` may be empty. A stopping token (EOS or one of `stop_token_ids`) is
+    reported in `stop_token`, not in `tokens`. `prompt_logprobs` comes once, with the
+    first output: None for the first prompt token, which nothing precedes.
+    """
+
+    request_id: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None
+    error: str | None = None
+    drafted: int = 0
+    accepted: int = 0
+    cached_prompt_tokens: int = 0

@@ -1,0 +1,87 @@
+"""The engine's own state of one request while it waits, prefills and decodes."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
+from parallm_openai.engine.sampling import Position, TokenHistory
+
+
+@dataclass(slots=True)
+class Row:
+    """One sequence: its prompt and what was generated so far."""
+
+    request: Request
+    tokens: list[int]
+    max_tokens: int
+    stop_ids: frozenset[int]
+    seed: int
+    history: TokenHistory | None
+    arrived: float = field(default_factory=time.perf_counter)
+    first_token_at: float | None = None
+    prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
+
+    @classmethod
+    def of(cls, request: Request, context_length: int, eos_ids: frozenset[int]) -> Row:
+        params = request.params
+        room = context_length - len(request.prompt)
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_ids)
+        return cls(
+            request=request,
+            tokens=list(request.prompt),
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            stop_ids=stop_ids,
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            history=TokenHistory.of(request.prompt) if params.penalised else None,
+        )
+
+    @property
+    def id(self) -> int:
+        return self.request.id
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def remaining(self) -> int:
+        return self.max_tokens - self.generated
+
+    def position(self, drafts: tuple[int, ...]) -> Position:
+        """The place to sample after the committed tokens and `drafts`."""
+        index = self.generated + len(drafts)
+        params = self.request.params
+        return Position(
+            params=params,
+            seed=self.seed,
+            index=index,
+            history=self.history,
+            drafts=drafts if self.history is not None else (),
+            forbidden=tuple(self.stop_ids) if index < params.min_tokens else (),
+        )
+
+    def positions(self, drafts: tuple[int, ...]) -> list[Position]:
+        """The places that one verification samples: after the committed tokens and after each draft."""
+        return [self.position(drafts[:depth]) for depth in range(len(drafts) + 1)]
+
+    def extend(self, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
+        """Take sampled tokens up to the first that ends the sequence.
+
+        Returns what was kept (without a stopping token), why it ended if it did, and the stopping token.
+        """
+        kept: list[int] = []
+        for token in tokens:
+            if token in self.stop_ids:
+                return kept, FinishReason.STOP, token
+            kept.append(token)
+            self.tokens.append(token)
+            if self.history is not None:
+                self.history.generated[token] += 1
+            if self.remaining <= 0:
+                return kept, FinishReason.LENGTH, None
+        return kept, None, None

@@ -1,0 +1,108 @@
+"""Drafting with a smaller model of the same tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from parallm_openai.engine import sampling
+from parallm_openai.engine.kv_cache import RaggedCache
+from parallm_openai.engine.row import Row
+from parallm_openai.engine.runner import ModelRunner
+from parallm_openai.engine.speculation.drafter import Draft, Drafter
+
+# A row that has fallen further behind than this, after a long spell without drafts, stays without.
+CATCH_UP = 64
+
+
+class DraftModel(Drafter):
+    """Drafts with the target's own noise: where the two distributions agree, so do their draws.
+
+    Its cache mirrors the target's rows. After a fully accepted draft it owes two tokens,
+    else one; after steps without drafts, as many as those steps brought.
+    """
+
+    name = "draft_model"
+
+    def __init__(self, model: nn.Module, vocab_size: int, target_vocab_size: int) -> None:
+        self.runner = ModelRunner(model, ragged=True)
+        self.vocab_size = vocab_size
+        self.target_vocab_size = target_vocab_size
+
+    def admit(self) -> None:
+        self.runner.prefilling.append()
+
+    def prefill(self, rows: Sequence[Row], width: int) -> None:
+        self.runner.prefill(rows, width, self._known)
+
+    def promote(self, row: int) -> None:
+        self.runner.promote(row)
+
+    def drop_prefilling(self, row: int) -> None:
+        self.runner.prefilling.remove(row)
+
+    def drop_running(self, row: int) -> None:
+        self.runner.decoding.remove(row)
+
+    def reset_prefill(self) -> None:
+        self.runner.reset_prefill()
+
+    def reset_decode(self) -> None:
+        self.runner.reset_decode()
+
+    def propose(self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int]) -> list[Draft]:
+        cache = self.runner.decoding
+        assert isinstance(cache, RaggedCache)
+        cache.trim(lengths)
+        owed = [len(row.tokens) - done for row, done in zip(rows, cache.lengths, strict=True)]
+        limits = [
+            0 if behind > CATCH_UP else limit for behind, limit in zip(owed, limits, strict=True)
+        ]
+        width = max((behind for behind, limit in zip(owed, limits, strict=True) if limit), default=0)
+        drafts: list[list[int]] = [[] for _ in rows]
+        if not width:
+            return [()] * len(rows)
+        # Rows that draft nothing now keep up in the same forward, as far as it is wide anyway.
+        reading = [
+            self._known(row.tokens[done : done + width])
+            for row, done in zip(rows, cache.lengths, strict=True)
+        ]
+        while True:
+            logits = cache.forward(reading)
+            drafting = [i for i, limit in enumerate(limits) if len(drafts[i]) < limit]
+            last = [len(reading[i]) - 1 for i in drafting]
+            cache.commit([len(ids) for ids in reading])
+            for i, token in zip(drafting, self._draw(rows, drafts, drafting, last, logits), strict=True):
+                drafts[i].append(token)
+            reading = [
+                self._known(draft[-1:]) if len(draft) < limit else []
+                for draft, limit in zip(drafts, limits, strict=True)
+            ]
+            if not any(reading):
+                return [tuple(draft) for draft in drafts]
+
+    def _draw(
+        self,
+        rows: Sequence[Row],
+        drafts: Sequence[list[int]],
+        drafting: Sequence[int],
+        last: Sequence[int],
+        logits: mx.array,
+    ) -> list[int]:
+        """Each drafting row's next token, sampled exactly as the target will sample its own."""
+        positions = [rows[i].position(tuple(drafts[i])) for i in drafting]
+        chosen = self._fit(logits[mx.array(list(drafting)), mx.array(list(last))])
+        return sampling.sample(chosen, positions).tolist()
+
+    def _fit(self, logits: mx.array) -> mx.array:
+        """The draft's logits over the target's vocabulary: the noise of a draw depends on its size."""
+        missing = self.target_vocab_size - logits.shape[-1]
+        if missing > 0:
+            return mx.pad(logits, [(0, 0), (0, missing)], constant_values=sampling.FORBIDDEN)
+        return logits[:, : self.target_vocab_size]
+
+    def _known(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens as the draft may read them: one that it has not got is replaced by 0."""
+        return [token if token < self.vocab_size else 0 for token in tokens]

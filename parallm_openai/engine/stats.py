@@ -1,0 +1,108 @@
+"""What the engine has done since it started: the numbers behind `/v1/stats`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from parallm_openai.engine.request import FinishReason
+from parallm_openai.engine.row import Row
+
+
+class EngineStats:
+    """Counters, written by the engine's thread; `report` reads them from any."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self.requests = 0
+        self.reasons: Counter[str] = Counter()
+        self.completed = 0
+        self.latency = 0.0
+        self.first_tokens = 0
+        self.time_to_first_token = 0.0
+        self.steps = 0
+        self.rows = 0
+        self.largest_batch = 0
+        self.prompt_tokens = 0
+        self.tokens = 0
+        self.draft_seconds = 0.0
+        self.verify_seconds = 0.0
+        self.drafted: Counter[int] = Counter()
+        self.accepted: Counter[int] = Counter()
+        self.drafting_rows = 0
+        self.plain_rows = 0
+
+    def prefilled(self, tokens: int) -> None:
+        self.prompt_tokens += tokens
+
+    def stepped(
+        self,
+        *,
+        rows: int,
+        draft_seconds: float,
+        verify_seconds: float,
+        drafted: Sequence[int],
+        accepted: Sequence[int],
+    ) -> None:
+        """Count one decode step; `drafted` and `accepted` are per row."""
+        self.steps += 1
+        self.rows += rows
+        self.largest_batch = max(self.largest_batch, rows)
+        self.draft_seconds += draft_seconds
+        self.verify_seconds += verify_seconds
+        for proposed, agreed in zip(drafted, accepted, strict=True):
+            self.drafting_rows += proposed > 0
+            self.plain_rows += proposed == 0
+            self.drafted.update(range(proposed))
+            self.accepted.update(range(agreed))
+
+    def finished(self, row: Row, reason: FinishReason) -> None:
+        self.reasons[reason.value] += 1
+        self.tokens += row.generated
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.completed += 1
+            self.latency += time.perf_counter() - row.arrived
+        if row.first_token_at is not None:
+            self.first_tokens += 1
+            self.time_to_first_token += row.first_token_at - row.arrived
+
+    def report(self) -> dict[str, Any]:
+        """JSON-ready; times in seconds."""
+        return {
+            "total_requests": self.requests,
+            "average_latency": _ratio(self.latency, self.completed),
+            "average_time_to_first_token": _ratio(self.time_to_first_token, self.first_tokens),
+            "finish_reasons": dict(self.reasons),
+            "uptime": time.time() - self.started,
+            "batching_stats": {
+                "total_batches": self.steps,
+                "avg_batch_size": _ratio(self.rows, self.steps),
+                "max_batch_size_seen": self.largest_batch,
+                "total_tokens": self.tokens,
+                "prompt_tokens": self.prompt_tokens,
+            },
+            "speculative_stats": self._speculation(),
+        }
+
+    def _speculation(self) -> dict[str, Any]:
+        drafted, accepted = sum(self.drafted.values()), sum(self.accepted.values())
+        return {
+            "acceptance_rate": _ratio(accepted, drafted),
+            "draft_length": _ratio(drafted, self.drafting_rows),
+            "drafted_tokens": drafted,
+            "accepted_tokens": accepted,
+            "wasted_tokens": drafted - accepted,
+            "acceptance_by_position": [
+                _ratio(self.accepted[depth], self.drafted[depth]) for depth in sorted(self.drafted)
+            ],
+            "draft_seconds": self.draft_seconds,
+            "verify_seconds": self.verify_seconds,
+            "rows_drafted": self.drafting_rows,
+            "rows_not_drafted": self.plain_rows,
+        }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

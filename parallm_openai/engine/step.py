@@ -1,0 +1,322 @@
+"""One engine step: admit, prefill a chunk, draft, verify, sample, commit.
+
+Everything here runs on the one thread that owns MLX.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from parallm_openai.config import EngineConfig
+from parallm_openai.engine import sampling
+from parallm_openai.engine.request import FinishReason, Output, Request, TokenLogprob
+from parallm_openai.engine.row import Row
+from parallm_openai.engine.runner import ModelRunner
+from parallm_openai.engine.scheduler import Scheduler, take
+from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.stats import EngineStats
+
+log = logging.getLogger(__name__)
+
+Drafts = Sequence[tuple[int, ...]]
+
+
+class EngineCore:
+    """The batch and the step that moves it on. Not thread-safe: its worker thread alone calls it."""
+
+    def __init__(
+        self,
+        target: ModelRunner,
+        drafter: Drafter,
+        config: EngineConfig,
+        *,
+        context_length: int,
+        eos_ids: frozenset[int],
+    ) -> None:
+        self.target = target
+        self.drafter = drafter
+        self.config = config
+        self.context_length = context_length
+        self.eos_ids = eos_ids
+        self.scheduler = Scheduler()
+        self.stats = EngineStats()
+        self._outputs: list[Output] = []
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle
+
+    @property
+    def speculates(self) -> bool:
+        """Whether rows that do not say otherwise are drafted for."""
+        return self.drafter.name != "none" and self.config.use_speculative_decoding
+
+    def add(self, request: Request) -> None:
+        self.stats.requests += 1
+        self.scheduler.waiting.append(Row.of(request, self.context_length, self.eos_ids))
+
+    def cancel(self, request_id: int) -> list[Output]:
+        """Free the request's row now; nothing if it has already ended."""
+        row = self.scheduler.unqueue(request_id)
+        for index, candidate in enumerate(self.scheduler.prefilling):
+            if candidate.id == request_id:
+                row = self._drop_prefilling(index)
+        for index, candidate in enumerate(self.scheduler.running):
+            if candidate.id == request_id:
+                row = self._drop_running(index)
+        if row is not None:
+            self._end(row, FinishReason.CANCELLED)
+        return self._take_outputs()
+
+    def cancel_all(self) -> list[Output]:
+        """End every request, whatever its state."""
+        return self._end_all(FinishReason.CANCELLED)
+
+    def fail_all(self, error: str) -> list[Output]:
+        """End every request with an error; the engine itself can go on."""
+        return self._end_all(FinishReason.ERROR, error)
+
+    def _end_all(self, reason: FinishReason, error: str | None = None) -> list[Output]:
+        waiting = list(self.scheduler.waiting)
+        self.scheduler.waiting.clear()
+        self._clear_prefilling(reason, error)
+        self._clear_running(reason, error)
+        for row in waiting:
+            self._end(row, reason, error=error)
+        return self._take_outputs()
+
+    def step(self) -> list[Output]:
+        """Advance every row; returns what each produced. One row's failure ends that row alone."""
+        self._requeue_overflow()
+        for _ in self.scheduler.admit(self.config):
+            self.target.prefilling.append()
+            self.drafter.admit()
+        if self.scheduler.prefilling:
+            self._guarded(self._prefill, self._clear_prefilling)
+        if self.scheduler.running:
+            self._guarded(self._decode, self._clear_running)
+        return self._take_outputs()
+
+    def _take_outputs(self) -> list[Output]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    # Prefill
+
+    def _prefill(self) -> None:
+        rows = self.scheduler.prefilling
+        unread = self.target.unread(rows)
+        width = self.scheduler.prefill_width(self.config, unread)
+        if width:
+            self._read_prompts(rows, width)
+        for index in reversed(range(len(rows))):
+            if self.target.prefilling.lengths[index] == len(rows[index].tokens) - 1:
+                self._promote(index)
+
+    def _read_prompts(self, rows: list[Row], width: int) -> None:
+        before = list(self.target.prefilling.lengths)
+        logits = self.target.prefill(rows, width)
+        self.drafter.prefill(rows, width)
+        self.stats.prefilled(sum(self.target.prefilling.lengths) - sum(before))
+        for index, row in enumerate(rows):
+            if row.request.params.prompt_logprobs is not None and not row.generated:
+                read = self.target.prefilling.lengths[index] - before[index]
+                row.prompt_logprobs += self._score_prompt(row, logits[index, :read], before[index])
+
+    def _score_prompt(self, row: Row, logits: mx.array, start: int) -> list[TokenLogprob]:
+        following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
+        tops = [row.request.params.prompt_logprobs or 0] * len(following)
+        return sampling.token_logprobs(logits, following, tops) if following else []
+
+    def _promote(self, index: int) -> None:
+        row = self.scheduler.prefilling[index]
+        if row.request.params.prompt_logprobs is not None and not row.generated:
+            self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
+        if row.remaining <= 0:
+            self._drop_prefilling(index)
+            self._end(row, FinishReason.LENGTH)
+            return
+        self.target.promote(index)
+        self.drafter.promote(index)
+        self.scheduler.promote(index)
+
+    # Decode
+
+    def _decode(self) -> None:
+        started = time.perf_counter()
+        rows = self.scheduler.running
+        lengths = self.target.decoding.lengths
+        limits = [self._draft_limit(row) for row in rows]
+        drafts = self.drafter.propose(rows, lengths, limits)
+        drafted_at = time.perf_counter()
+        inputs = [
+            (*row.tokens[length:], *draft)
+            for row, length, draft in zip(rows, lengths, drafts, strict=True)
+        ]
+        logits = self.target.decode(inputs)
+        sampled, scored = self._sample(rows, drafts, logits)
+        accepted = [agreeing(draft, tokens) for draft, tokens in zip(drafts, sampled, strict=True)]
+        self.stats.stepped(
+            rows=len(rows),
+            draft_seconds=drafted_at - started,
+            verify_seconds=time.perf_counter() - drafted_at,
+            drafted=[len(draft) for draft in drafts],
+            accepted=accepted,
+        )
+        self._commit(rows, sampled, scored, drafts, accepted)
+
+    def _draft_limit(self, row: Row) -> int:
+        """How many tokens to draft for a row: the last one that it may still generate needs no draft."""
+        wanted = row.request.params.use_speculative
+        if not (self.config.use_speculative_decoding if wanted is None else wanted):
+            return 0
+        return min(self.config.max_draft_tokens, row.remaining - 1)
+
+    def _sample(
+        self, rows: Sequence[Row], drafts: Drafts, logits: mx.array
+    ) -> tuple[list[list[int]], list[list[TokenLogprob]]]:
+        """Sample each row after its committed tokens and after each of its drafts."""
+        depths = [len(draft) + 1 for draft in drafts]
+        flat = _flatten(logits, depths)
+        positions = [p for row, draft in zip(rows, drafts, strict=True) for p in row.positions(draft)]
+        tokens = sampling.sample(flat, positions).tolist()
+        scored = self._score(rows, depths, flat, tokens)
+        sampled: list[list[int]] = []
+        start = 0
+        for depth in depths:
+            sampled.append(tokens[start : start + depth])
+            start += depth
+        return sampled, scored
+
+    def _score(
+        self, rows: Sequence[Row], depths: Sequence[int], flat: mx.array, tokens: list[int]
+    ) -> list[list[TokenLogprob]]:
+        """Log-probabilities of the sampled tokens for the rows that want them."""
+        scored: list[list[TokenLogprob]] = []
+        start = 0
+        for row, depth in zip(rows, depths, strict=True):
+            top = row.request.params.logprobs
+            here = slice(start, start + depth)
+            scored.append(
+                [] if top is None else sampling.token_logprobs(flat[here], tokens[here], [top] * depth)
+            )
+            start += depth
+        return scored
+
+    def _commit(
+        self,
+        rows: Sequence[Row],
+        sampled: list[list[int]],
+        scored: list[list[TokenLogprob]],
+        drafts: Drafts,
+        accepted: Sequence[int],
+    ) -> None:
+        """Keep what was accepted, cut where a row ends, and free the rows that have ended."""
+        counts: list[int] = []
+        ended: list[int] = []
+        for index, row in enumerate(rows):
+            row.drafted += len(drafts[index])
+            row.accepted += accepted[index]
+            before = len(row.tokens)
+            kept, reason, stop_token = row.extend(sampled[index][: accepted[index] + 1])
+            # The row's last token was read together with the drafts that it kept; its newest is pending.
+            counts.append(max(1, len(row.tokens) - before))
+            if row.first_token_at is None:
+                row.first_token_at = time.perf_counter()
+            logprobs = tuple(scored[index][: len(kept)])
+            if reason is None:
+                self._outputs.append(Output(row.id, tuple(kept), logprobs))
+            else:
+                ended.append(index)
+                self._end(row, reason, tokens=tuple(kept), logprobs=logprobs, stop_token=stop_token)
+        self.target.decoding.commit(counts)
+        for index in reversed(ended):
+            self._drop_running(index)
+
+    # Rows that leave
+
+    def _drop_prefilling(self, index: int) -> Row:
+        self.target.prefilling.remove(index)
+        self.drafter.drop_prefilling(index)
+        return take(self.scheduler.prefilling, index)
+
+    def _drop_running(self, index: int) -> Row:
+        self.target.decoding.remove(index)
+        self.drafter.drop_running(index)
+        return take(self.scheduler.running, index)
+
+    def _requeue_overflow(self) -> None:
+        while self.scheduler.running and self.scheduler.overflowing(self.config):
+            newest = max(range(len(self.scheduler.running)), key=lambda i: self.scheduler.running[i].arrived)
+            self.target.decoding.remove(newest)
+            self.drafter.drop_running(newest)
+            self.scheduler.requeue(newest)
+
+    def _end(
+        self,
+        row: Row,
+        reason: FinishReason,
+        *,
+        tokens: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+        stop_token: int | None = None,
+        error: str | None = None,
+    ) -> None:
+        self.stats.finished(row, reason)
+        self._outputs.append(
+            Output(
+                row.id,
+                tokens,
+                logprobs,
+                finish_reason=reason,
+                stop_token=stop_token,
+                error=error,
+                drafted=row.drafted,
+                accepted=row.accepted,
+            )
+        )
+
+    def _guarded(
+        self, stage: Callable[[], None], clear: Callable[[FinishReason, str | None], None]
+    ) -> None:
+        """Run one half of the step; where it raises, end the rows of that half and leave the others alone."""
+        try:
+            stage()
+        except Exception as error:
+            log.exception("a %s step failed; its requests end with an error", stage.__name__.strip("_"))
+            clear(FinishReason.ERROR, f"{type(error).__name__}: {error}")
+
+    def _clear_prefilling(self, reason: FinishReason, error: str | None) -> None:
+        rows, self.scheduler.prefilling = self.scheduler.prefilling, []
+        self.target.reset_prefill()
+        self.drafter.reset_prefill()
+        for row in rows:
+            self._end(row, reason, error=error)
+
+    def _clear_running(self, reason: FinishReason, error: str | None) -> None:
+        rows, self.scheduler.running = self.scheduler.running, []
+        self.target.reset_decode()
+        self.drafter.reset_decode()
+        for row in rows:
+            self._end(row, reason, error=error)
+
+
+def agreeing(draft: Sequence[int], sampled: Sequence[int]) -> int:
+    """How many leading drafts are the tokens that the target chose itself."""
+    for count, (drafted, chosen) in enumerate(zip(draft, sampled, strict=False)):
+        if drafted != chosen:
+            return count
+    return len(draft)
+
+
+def _flatten(logits: mx.array, depths: Sequence[int]) -> mx.array:
+    """The rows' own positions `[sum(depths), vocab]` of ragged logits `[rows, longest, vocab]`."""
+    rows, width, vocab = logits.shape
+    flat = logits.reshape(rows * width, vocab)
+    if all(depth == width for depth in depths):
+        return flat
+    return flat[mx.array([row * width + at for row, depth in enumerate(depths) for at in range(depth)])]

@@ -1,0 +1,281 @@
+"""The one thread that owns MLX, and the bridge between it and asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from parallm_openai.config import EngineConfig
+from parallm_openai.engine.build import build_core
+from parallm_openai.engine.request import Output, Request
+from parallm_openai.engine.step import EngineCore
+from parallm_openai.models.loading import LoadedModel
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[list[Output]], None]
+
+
+class QueueFullError(Exception):
+    """Too many requests wait already."""
+
+
+class EngineStoppedError(Exception):
+    """The engine is shutting down or has failed to start."""
+
+
+@dataclass(frozen=True)
+class _Submit:
+    request: Request
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    request_id: int
+
+
+@dataclass(frozen=True)
+class _Stop:
+    pass
+
+
+class Engine:
+    """Runs an `EngineCore` on a thread of its own; every method may be called from any thread.
+
+    `build` makes the core on that thread, so that all MLX work happens there. `deliver`
+    is called on it with each step's outputs.
+    """
+
+    def __init__(self, build: Callable[[], EngineCore], deliver: Deliver) -> None:
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop] = queue.SimpleQueue()
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._unfinished = 0
+        self._accepting = True
+        self._thread = threading.Thread(target=self._run, args=(build,), name="parallm-engine", daemon=True)
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def config(self) -> EngineConfig:
+        return self.core.config
+
+    def configure(self, **changes: Any) -> EngineConfig:
+        """Change the running engine's settings from its next step on; returns all of them.
+
+        Raises pydantic.ValidationError, and changes nothing, when any value is bad.
+        """
+        with self._lock:
+            merged = {**self.core.config.model_dump(), **changes}
+            self.core.config = EngineConfig.model_validate(merged)
+            return self.core.config
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises QueueFullError or EngineStoppedError."""
+        with self._lock:
+            if not self._accepting:
+                raise EngineStoppedError("the engine is shutting down")
+            if self._unfinished >= self.core.config.max_batch_size + self.core.config.max_queue:
+                raise QueueFullError(f"{self._unfinished} requests are running or waiting already")
+            self._unfinished += 1
+        self._inbox.put(_Submit(request))
+
+    def cancel(self, request_id: int) -> None:
+        """Free the request's row before the next step; harmless when it has ended."""
+        self._inbox.put(_Cancel(request_id))
+
+    def stats(self) -> dict[str, Any]:
+        core = self.core
+        report = core.stats.report()
+        report["batching_stats"] |= {
+            "running": len(core.scheduler.running),
+            "prefilling": len(core.scheduler.prefilling),
+            "waiting": len(core.scheduler.waiting),
+        }
+        report["speculative_stats"]["drafter"] = core.drafter.name
+        report["speculative_stats"]["enabled"] = core.speculates
+        return report
+
+    @property
+    def unfinished(self) -> int:
+        return self._unfinished
+
+    def refuse_new(self) -> None:
+        """Take no more requests; those running go on."""
+        with self._lock:
+            self._accepting = False
+
+    def stop(self) -> None:
+        """Cancel whatever runs and end the thread."""
+        self.refuse_new()
+        self._inbox.put(_Stop())
+        self._thread.join()
+
+    # The engine's thread
+
+    def _run(self, build: Callable[[], EngineCore]) -> None:
+        try:
+            self.core = build()
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._started.set()
+        while self._take_commands():
+            if not self.core.idle:
+                self._hand_over(self._step())
+
+    def _step(self) -> list[Output]:
+        try:
+            return self.core.step()
+        except Exception as error:
+            log.exception("an engine step failed; every request ends with an error")
+            return self.core.fail_all(f"{type(error).__name__}: {error}")
+
+    def _take_commands(self) -> bool:
+        """Carry out what has arrived, waiting for something when idle; False at the end."""
+        if self.core.idle:
+            if not self._carry_out(self._inbox.get()):
+                return False
+            if not self.core.idle and not self._gather_company():
+                return False
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return True
+            if not self._carry_out(command):
+                return False
+
+    def _gather_company(self) -> bool:
+        """Wait up to `batch_timeout_ms` for more requests to share the first steps with."""
+        deadline = time.monotonic() + self.core.config.batch_timeout_ms / 1000
+        while len(self.core.scheduler.waiting) < self.core.config.max_batch_size:
+            try:
+                command = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if not self._carry_out(command):
+                return False
+        return True
+
+    def _carry_out(self, command: _Submit | _Cancel | _Stop) -> bool:
+        match command:
+            case _Submit(request):
+                self.core.add(request)
+            case _Cancel(request_id):
+                self._hand_over(self.core.cancel(request_id))
+            case _Stop():
+                self._hand_over(self.core.cancel_all())
+                return False
+        return True
+
+    def _hand_over(self, outputs: list[Output]) -> None:
+        if not outputs:
+            return
+        ended = sum(output.finish_reason is not None for output in outputs)
+        if ended:
+            with self._lock:
+                self._unfinished -= ended
+        try:
+            self._deliver(outputs)
+        except Exception:
+            log.exception("outputs could not be delivered")
+
+
+class RequestStream:
+    """One request's outputs as an async iterator; ends after the one with a finish reason."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.request = request
+        self._engine = engine
+        self._outputs: asyncio.Queue[Output] = asyncio.Queue()
+        self._ended = False
+
+    def put(self, output: Output) -> None:
+        self._outputs.put_nowait(output)
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self
+
+    async def __anext__(self) -> Output:
+        if self._ended:
+            raise StopAsyncIteration
+        output = await self._outputs.get()
+        self._ended = output.finish_reason is not None
+        return output
+
+    def cancel(self) -> None:
+        """Free the row before the next step; safe to call at any time, more than once."""
+        if not self._ended:
+            self._engine.cancel(self.request.id)
+
+
+class AsyncEngine:
+    """The engine as one event loop sees it."""
+
+    def __init__(
+        self, model: LoadedModel, config: EngineConfig, draft: LoadedModel | None = None
+    ) -> None:
+        self.vocab_size = model.vocab_size
+        self._streams: dict[int, RequestStream] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine = Engine(partial(build_core, model, config, draft), self._deliver)
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._engine.config
+
+    @property
+    def context_length(self) -> int:
+        return self._engine.core.context_length
+
+    def open(self, request: Request) -> RequestStream:
+        """Queue a request from the event loop. Raises QueueFullError or EngineStoppedError."""
+        self._loop = asyncio.get_running_loop()
+        stream = RequestStream(self._engine, request)
+        self._streams[request.id] = stream
+        try:
+            self._engine.submit(request)
+        except (QueueFullError, EngineStoppedError):
+            del self._streams[request.id]
+            raise
+        return stream
+
+    def configure(self, **changes: Any) -> EngineConfig:
+        return self._engine.configure(**changes)
+
+    def stats(self) -> dict[str, Any]:
+        return self._engine.stats()
+
+    async def shutdown(self, timeout: float) -> None:
+        """Take no more requests, let those running finish for `timeout` seconds, cancel the rest."""
+        self._engine.refuse_new()
+        deadline = time.monotonic() + timeout
+        while self._engine.unfinished and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self._engine.stop)
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        # One wake-up of the loop for the whole step.
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._dispatch, outputs)
+
+    def _dispatch(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            done = output.finish_reason is not None
+            stream = self._streams.pop(output.request_id, None) if done else self._streams.get(output.request_id)
+            if stream is not None:
+                stream.put(output)
+
