@@ -38,18 +38,12 @@ class EngineStats:
         self.prompt_tokens += tokens
 
     def stepped(
-        self,
-        *,
-        rows: int,
-        draft_seconds: float,
-        verify_seconds: float,
-        drafted: Sequence[int],
-        accepted: Sequence[int],
+        self, drafted: Sequence[int], accepted: Sequence[int], draft_seconds: float, verify_seconds: float
     ) -> None:
-        """Count one decode step; `drafted` and `accepted` are per row."""
+        """Count one decode step: per row, how many tokens were drafted and how many of them accepted."""
         self.steps += 1
-        self.rows += rows
-        self.largest_batch = max(self.largest_batch, rows)
+        self.rows += len(drafted)
+        self.largest_batch = max(self.largest_batch, len(drafted))
         self.draft_seconds += draft_seconds
         self.verify_seconds += verify_seconds
         for proposed, agreed in zip(drafted, accepted, strict=True):

@@ -17,12 +17,11 @@ from parallm_openai.engine.request import FinishReason, Output, Request, TokenLo
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import Scheduler, take
-from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.draft_length import DraftLength
+from parallm_openai.engine.speculation.drafter import Draft, Drafter
 from parallm_openai.engine.stats import EngineStats
 
 log = logging.getLogger(__name__)
-
-Drafts = Sequence[tuple[int, ...]]
 
 
 class EngineCore:
@@ -32,6 +31,7 @@ class EngineCore:
         self,
         target: ModelRunner,
         drafter: Drafter,
+        draft_length: DraftLength,
         config: EngineConfig,
         *,
         context_length: int,
@@ -39,6 +39,7 @@ class EngineCore:
     ) -> None:
         self.target = target
         self.drafter = drafter
+        self.draft_length = draft_length
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
@@ -53,7 +54,9 @@ class EngineCore:
     @property
     def speculates(self) -> bool:
         """Whether rows that do not say otherwise are drafted for."""
-        return self.drafter.name != "none" and self.config.use_speculative_decoding
+        return (
+            self.drafter.name != Drafter.name and self.target.ragged and self.config.use_speculative_decoding
+        )
 
     def add(self, request: Request) -> None:
         self.stats.requests += 1
@@ -120,7 +123,8 @@ class EngineCore:
     def _read_prompts(self, rows: list[Row], width: int) -> None:
         before = list(self.target.prefilling.lengths)
         logits = self.target.prefill(rows, width)
-        self.drafter.prefill(rows, width)
+        if self.draft_length.hopeful and any(map(self._wants_drafts, rows)):
+            self.drafter.prefill(rows, width)
         self.stats.prefilled(sum(self.target.prefilling.lengths) - sum(before))
         for index, row in enumerate(rows):
             if row.request.params.prompt_logprobs is not None and not row.generated:
@@ -150,34 +154,43 @@ class EngineCore:
         started = time.perf_counter()
         rows = self.scheduler.running
         lengths = self.target.decoding.lengths
-        limits = [self._draft_limit(row) for row in rows]
-        drafts = self.drafter.propose(rows, lengths, limits)
+        context = max(lengths)
+        drafts = self._draft(rows, lengths, context)
         drafted_at = time.perf_counter()
         inputs = [
-            (*row.tokens[length:], *draft)
-            for row, length, draft in zip(rows, lengths, drafts, strict=True)
+            (*row.tokens[length:], *draft) for row, length, draft in zip(rows, lengths, drafts, strict=True)
         ]
         logits = self.target.decode(inputs)
         sampled, scored = self._sample(rows, drafts, logits)
+        drafted = [len(draft) for draft in drafts]
         accepted = [agreeing(draft, tokens) for draft, tokens in zip(drafts, sampled, strict=True)]
-        self.stats.stepped(
-            rows=len(rows),
-            draft_seconds=drafted_at - started,
-            verify_seconds=time.perf_counter() - drafted_at,
-            drafted=[len(draft) for draft in drafts],
-            accepted=accepted,
-        )
-        self._commit(rows, sampled, scored, drafts, accepted)
+        draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
+        self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
+        self.draft_length.learn(rows, drafted, accepted, context, draft_seconds, verify_seconds)
+        self._commit(rows, sampled, scored, drafted, accepted)
+
+    def _draft(self, rows: Sequence[Row], lengths: Sequence[int], context: int) -> list[Draft]:
+        limits = [self._draft_limit(row) for row in rows]
+        if self.drafter.free:
+            proposed = self.drafter.propose(rows, lengths, limits)
+            chosen = self.draft_length.choose(rows, [len(draft) for draft in proposed], context)
+            return [draft[:length] for draft, length in zip(proposed, chosen, strict=True)]
+        return self.drafter.propose(rows, lengths, self.draft_length.choose(rows, limits, context))
 
     def _draft_limit(self, row: Row) -> int:
         """How many tokens to draft for a row: the last one that it may still generate needs no draft."""
-        wanted = row.request.params.use_speculative
-        if not (self.config.use_speculative_decoding if wanted is None else wanted):
+        if not self._wants_drafts(row):
             return 0
         return min(self.config.max_draft_tokens, row.remaining - 1)
 
+    def _wants_drafts(self, row: Row) -> bool:
+        if self.drafter.name == Drafter.name or not self.target.ragged:
+            return False
+        wanted = row.request.params.use_speculative
+        return self.config.use_speculative_decoding if wanted is None else wanted
+
     def _sample(
-        self, rows: Sequence[Row], drafts: Drafts, logits: mx.array
+        self, rows: Sequence[Row], drafts: Sequence[Draft], logits: mx.array
     ) -> tuple[list[list[int]], list[list[TokenLogprob]]]:
         """Sample each row after its committed tokens and after each of its drafts."""
         depths = [len(draft) + 1 for draft in drafts]
@@ -212,14 +225,14 @@ class EngineCore:
         rows: Sequence[Row],
         sampled: list[list[int]],
         scored: list[list[TokenLogprob]],
-        drafts: Drafts,
+        drafted: Sequence[int],
         accepted: Sequence[int],
     ) -> None:
         """Keep what was accepted, cut where a row ends, and free the rows that have ended."""
         counts: list[int] = []
         ended: list[int] = []
         for index, row in enumerate(rows):
-            row.drafted += len(drafts[index])
+            row.drafted += drafted[index]
             row.accepted += accepted[index]
             before = len(row.tokens)
             kept, reason, stop_token = row.extend(sampled[index][: accepted[index] + 1])
@@ -267,6 +280,7 @@ class EngineCore:
         error: str | None = None,
     ) -> None:
         self.stats.finished(row, reason)
+        self.draft_length.forget(row)
         self._outputs.append(
             Output(
                 row.id,

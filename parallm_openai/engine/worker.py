@@ -103,8 +103,11 @@ class Engine:
             "prefilling": len(core.scheduler.prefilling),
             "waiting": len(core.scheduler.waiting),
         }
-        report["speculative_stats"]["drafter"] = core.drafter.name
-        report["speculative_stats"]["enabled"] = core.speculates
+        report["speculative_stats"] |= {
+            "drafter": core.drafter.name,
+            "enabled": core.speculates,
+            **core.draft_length.report(),
+        }
         return report
 
     @property

@@ -13,15 +13,18 @@ from parallm_openai.engine.row import Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
 
-# A row that has fallen further behind than this, after a long spell without drafts, stays without.
-CATCH_UP = 64
+# A row that has fallen further behind than this, after a long spell without drafts, starts
+# over with its last few tokens alone: a draft needs no exact context, only a cheap one.
+CATCH_UP = 48
+RESTART = 24
 
 
 class DraftModel(Drafter):
     """Drafts with the target's own noise: where the two distributions agree, so do their draws.
 
     Its cache mirrors the target's rows. After a fully accepted draft it owes two tokens,
-    else one; after steps without drafts, as many as those steps brought.
+    else one; after steps without drafts, as many as those steps brought. `starts` is the
+    index of the first token that each row's cache holds.
     """
 
     name = "draft_model"
@@ -30,6 +33,7 @@ class DraftModel(Drafter):
         self.runner = ModelRunner(model, ragged=True)
         self.vocab_size = vocab_size
         self.target_vocab_size = target_vocab_size
+        self.starts: list[int] = []
 
     def admit(self) -> None:
         self.runner.prefilling.append()
@@ -39,35 +43,35 @@ class DraftModel(Drafter):
 
     def promote(self, row: int) -> None:
         self.runner.promote(row)
+        self.starts.append(0)
 
     def drop_prefilling(self, row: int) -> None:
         self.runner.prefilling.remove(row)
 
     def drop_running(self, row: int) -> None:
         self.runner.decoding.remove(row)
+        self.starts[row] = self.starts[-1]
+        self.starts.pop()
 
     def reset_prefill(self) -> None:
         self.runner.reset_prefill()
 
     def reset_decode(self) -> None:
         self.runner.reset_decode()
+        self.starts.clear()
 
     def propose(self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int]) -> list[Draft]:
         cache = self.runner.decoding
         assert isinstance(cache, RaggedCache)
-        cache.trim(lengths)
-        owed = [len(row.tokens) - done for row, done in zip(rows, cache.lengths, strict=True)]
-        limits = [
-            0 if behind > CATCH_UP else limit for behind, limit in zip(owed, limits, strict=True)
-        ]
+        owed = self._catch_up(rows, lengths, limits, cache)
         width = max((behind for behind, limit in zip(owed, limits, strict=True) if limit), default=0)
         drafts: list[list[int]] = [[] for _ in rows]
         if not width:
             return [()] * len(rows)
         # Rows that draft nothing now keep up in the same forward, as far as it is wide anyway.
         reading = [
-            self._known(row.tokens[done : done + width])
-            for row, done in zip(rows, cache.lengths, strict=True)
+            self._known(row.tokens[len(row.tokens) - behind :][:width])
+            for row, behind in zip(rows, owed, strict=True)
         ]
         while True:
             logits = cache.forward(reading)
@@ -82,6 +86,20 @@ class DraftModel(Drafter):
             ]
             if not any(reading):
                 return [tuple(draft) for draft in drafts]
+
+    def _catch_up(
+        self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int], cache: RaggedCache
+    ) -> list[int]:
+        """Forget rejected drafts, start over where too much is missing; returns the tokens owed by row."""
+        cache.trim([length - start for length, start in zip(lengths, self.starts, strict=True)])
+        for i, (row, limit) in enumerate(zip(rows, limits, strict=True)):
+            if limit and len(row.tokens) - self.starts[i] - cache.lengths[i] > CATCH_UP:
+                self.starts[i] = len(row.tokens) - RESTART
+                cache.lengths[i] = 0
+        return [
+            len(row.tokens) - start - held
+            for row, start, held in zip(rows, self.starts, cache.lengths, strict=True)
+        ]
 
     def _draw(
         self,

@@ -18,6 +18,8 @@ class Drafter:
     """
 
     name = "none"
+    # Whether a proposal costs next to nothing, so that the draft length is better chosen after it.
+    free = False
 
     def admit(self) -> None:
         """A new row begins to prefill."""

@@ -47,6 +47,7 @@ class NgramDrafter(Drafter):
     """Drafts from each row's own prompt and output."""
 
     name = "ngram"
+    free = True
 
     def __init__(self) -> None:
         self._indexes: list[NgramIndex] = []

@@ -1,0 +1,79 @@
+"""What a forward costs, learnt while serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Weight of a new measurement; the first of a shape is replaced, since kernels compile on it.
+SMOOTHING = 0.2
+OUTLIER = 2.0
+
+
+@dataclass(slots=True)
+class _Cell:
+    seconds: float
+    count: int = 1
+
+    def learn(self, seconds: float) -> None:
+        self.count += 1
+        if self.count == 2:
+            self.seconds = min(self.seconds, seconds)
+        else:
+            # A step that was held up by something else must not condemn its shape.
+            self.seconds += SMOOTHING * (min(seconds, OUTLIER * self.seconds) - self.seconds)
+
+
+class StepCost:
+    """Seconds of a forward by (rows, width, context): a table where measured, a linear fit elsewhere."""
+
+    def __init__(self) -> None:
+        self._table: dict[tuple[int, int, int], _Cell] = {}
+        self._fit: np.ndarray | None = None
+
+    def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
+        key = (rows, width, _bucket(context))
+        cell = self._table.get(key)
+        if cell is None:
+            self._table[key] = _Cell(seconds)
+        else:
+            cell.learn(seconds)
+        self._fit = None
+
+    def known(self, rows: int, width: int, context: int) -> bool:
+        """Whether this shape was measured often enough to be trusted."""
+        cell = self._table.get((rows, width, _bucket(context)))
+        return cell is not None and cell.count >= 2
+
+    def estimate(self, rows: int, width: int, context: int) -> float:
+        """Seconds that a forward of `[rows, width]` after `context` tokens should take; 0 if nothing is known."""
+        cell = self._table.get((rows, width, _bucket(context)))
+        if cell is not None:
+            return cell.seconds
+        if not self._table:
+            return 0.0
+        if self._fit is None:
+            self._fit = self._solve()
+        least = min(cell.seconds for cell in self._table.values())
+        return max(float(self._fit @ _features(rows, width, _bucket(context))), least)
+
+    def _solve(self) -> np.ndarray:
+        """Least squares over the table, leaning on "every token costs something" where it is thin."""
+        features = np.array([_features(*key) for key in self._table])
+        seconds = np.array([cell.seconds for cell in self._table.values()])
+        scale = seconds.mean()
+        # A faint prior: half of a step is fixed cost, a token adds a twentieth of it.
+        prior = np.array([0.5, 0.05, 0.0]) * scale
+        strength = 1e-2
+        lhs = features.T @ features + strength * np.eye(3)
+        return np.linalg.solve(lhs, features.T @ seconds + strength * prior)
+
+
+def _bucket(context: int) -> int:
+    return max(0, (context // 256).bit_length())
+
+
+def _features(rows: int, width: int, bucket: int) -> np.ndarray:
+    tokens = rows * width
+    return np.array([1.0, tokens, tokens * (1 << bucket) / 2])

@@ -1,0 +1,260 @@
+"""Speculation inside the batch changes how fast tokens come, never which."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import Run, greedy, reference, run_all, seeded
+
+from parallm_openai.engine.request import Request, SamplingParams
+from parallm_openai.engine.speculation.draft_model import DraftModel
+from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
+
+
+def draft_model(noise: float) -> DraftModel:
+    return DraftModel(tiny.draft(noise), tiny.VOCAB, tiny.VOCAB)
+
+
+DRAFTERS: dict[str, Callable[[], Drafter]] = {
+    "none": Drafter,
+    "perfect draft": lambda: draft_model(0.0),
+    "fair draft": lambda: draft_model(0.2),
+    "hostile draft": lambda: draft_model(3.0),
+    "ngram": NgramDrafter,
+}
+
+tokens = st.integers(0, tiny.VOCAB - 1)
+params = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(1, 24),
+    min_tokens=st.sampled_from([0, 0, 6]),
+    temperature=st.sampled_from([0.0, 0.0, 0.3, 1.0, 1.7]),
+    top_p=st.sampled_from([1.0, 1.0, 0.9, 0.4, 0.0]),
+    top_k=st.sampled_from([0, 0, 1, 5, 40]),
+    min_p=st.sampled_from([0.0, 0.0, 0.05]),
+    seed=st.integers(0, 2**63 - 1),
+    presence_penalty=st.sampled_from([0.0, 0.0, 0.8]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, -0.5, 0.5]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 1.3]),
+    logit_bias=st.dictionaries(tokens, st.sampled_from([-100.0, -2.0, 2.0]), max_size=3),
+    logprobs=st.sampled_from([None, 0, 3]),
+    stop_token_ids=st.sampled_from([(), (3,), (1, 2, 3, 4, 5)]),
+    ignore_eos=st.booleans(),
+    use_speculative=st.sampled_from([None, None, True, False]),
+)
+requests = st.lists(
+    st.tuples(st.lists(tokens, min_size=1, max_size=30), params, st.integers(0, 20)), min_size=1, max_size=7
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    drawn=requests,
+    drafter=st.sampled_from(sorted(DRAFTERS)),
+    fixed=st.sampled_from([None, None, 1, 3, 6]),
+    batch=st.integers(1, 5),
+    chunk=st.sampled_from([3, 16, 256]),
+    cancel=st.booleans(),
+)
+def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
+    drawn: list[tuple[list[int], SamplingParams, int]],
+    drafter: str,
+    fixed: int | None,
+    batch: int,
+    chunk: int,
+    cancel: bool,
+) -> None:
+    wanted = [Request(tuple(prompt), chosen) for prompt, chosen, _ in drawn]
+    engine = tiny.core(
+        DRAFTERS[drafter](), fixed_draft=fixed, eos=[0], max_batch_size=batch, prefill_chunk=chunk
+    )
+    if cancel:
+        victim = greedy([1, 2, 3], 200)
+        engine.add(victim)
+        run = Run(engine)
+        run.tokens[victim.id], run.outputs[victim.id] = [], []
+        for _ in range(3):
+            run.step()
+        engine.cancel(victim.id)
+    run = run_all(engine, wanted, [join for _, _, join in drawn])
+    for request in wanted:
+        assert run.tokens[request.id] == reference(request, eos=[0])
+        scored = [entry.token for output in run.outputs[request.id] for entry in output.logprobs]
+        assert scored == (run.tokens[request.id] if request.params.logprobs is not None else [])
+
+
+@pytest.mark.parametrize("drafter", sorted(DRAFTERS))
+@pytest.mark.parametrize("length", range(7))
+def test_a_seed_gives_the_same_tokens_for_every_draft_length_and_drafter(drafter: str, length: int) -> None:
+    wanted = [seeded([n, n + 1, n + 2], 25, seed=n, temperature=1.0, top_p=0.95) for n in range(4)]
+    run = run_all(tiny.core(DRAFTERS[drafter](), fixed_draft=length), wanted)
+    for request in wanted:
+        assert run.tokens[request.id] == reference(request)
+
+
+def test_a_draft_that_is_the_target_is_always_accepted_even_when_sampling() -> None:
+    engine = tiny.core(draft_model(0.0), fixed_draft=5)
+    wanted = [seeded([n, 3], 60, seed=n, temperature=1.3, top_p=0.9, presence_penalty=0.5) for n in range(3)]
+    run = run_all(engine, wanted)
+    report = engine.stats.report()["speculative_stats"]
+    assert report["acceptance_rate"] > 0.99
+    assert run.steps < 60 / 4
+
+
+def test_counts_of_drafted_and_accepted_tokens_come_with_the_last_output() -> None:
+    request = greedy([1, 2, 3], 30)
+    run = run_all(tiny.core(draft_model(0.0), fixed_draft=4), [request])
+    last = run.outputs[request.id][-1]
+    assert 0 < last.accepted <= last.drafted
+    assert last.accepted >= 20
+
+
+def test_use_speculative_false_keeps_one_row_plain_among_others() -> None:
+    plain, drafted = greedy([1, 2], 20, use_speculative=False), greedy([3, 4], 20)
+    run = run_all(tiny.core(draft_model(0.0), fixed_draft=4), [plain, drafted])
+    assert run.outputs[plain.id][-1].drafted == 0
+    assert run.outputs[drafted.id][-1].drafted > 0
+
+
+def test_a_request_may_speculate_where_the_server_does_not() -> None:
+    eager = greedy([3, 4], 20, use_speculative=True)
+    engine = tiny.core(draft_model(0.0), fixed_draft=4, use_speculative_decoding=False)
+    run = run_all(engine, [eager, greedy([1], 20)])
+    assert run.outputs[eager.id][-1].drafted > 0
+
+
+def test_a_family_that_cannot_unwrite_is_never_drafted_for() -> None:
+    request = greedy([1, 2, 3], 20)
+    run = run_all(tiny.core(NgramDrafter(), fixed_draft=4, ragged=False), [request])
+    assert run.outputs[request.id][-1].drafted == 0
+    assert run.tokens[request.id] == reference(request)
+
+
+def test_speculation_switched_on_in_mid_stream_picks_rows_up() -> None:
+    engine = tiny.core(draft_model(0.0), fixed_draft=4, use_speculative_decoding=False)
+    run = Run(engine)
+    request = greedy([1, 2, 3], 160)
+    run.add(request)
+    for _ in range(80):
+        run.step()
+    engine.config = engine.config.model_copy(update={"use_speculative_decoding": True})
+    run.finish()
+    assert run.tokens[request.id] == reference(request)
+    assert run.outputs[request.id][-1].accepted > 0
+
+
+def test_a_draft_with_a_smaller_vocabulary_never_reads_an_id_it_has_not_got() -> None:
+    small = tiny.model(seed=3, vocab=40)
+    engine = tiny.core(DraftModel(small, 40, tiny.VOCAB), fixed_draft=3)
+    request = seeded([60, 59, 58, 1], 30, seed=1)
+    assert run_all(engine, [request]).tokens[request.id] == reference(request)
+
+
+def indexed(text: list[int]) -> NgramIndex:
+    index = NgramIndex()
+    for end in range(1, len(text) + 1):
+        index.update(text[:end])
+    return index
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "draft"),
+    [
+        ([1, 2, 3, 9, 5, 2, 3, 7, 1, 2, 3], 3, (9, 5, 2)),
+        ([1, 7, 4, 8, 7], 2, (4, 8)),
+        ([4, 5, 4, 5, 4, 5], 5, (4, 5, 4, 5, 4)),
+        ([1, 2, 3], 4, ()),
+        ([1], 4, ()),
+    ],
+    ids=["longest suffix first", "down to one token", "a loop unrolls", "nothing known", "one token"],
+)
+def test_ngram_proposes_what_followed_before(text: list[int], count: int, draft: tuple[int, ...]) -> None:
+    assert indexed(text).lookup(text, count) == draft
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planted", [False, True], ids=["as it is", "with a planted error"])
+def test_sampled_output_has_exactly_the_targets_distribution(planted: bool) -> None:
+    """Chi-square over all strings of 3 tokens of a 5-token model; the planted error must be caught.
+
+    With 24,000 samples over 125 strings, a shift of 1 % of the mass between tokens at each
+    place moves the statistic by several standard deviations; the planted error accepts a
+    draft with 10 % probability where the target disagreed.
+    """
+    target = tiny.model(seed=11, vocab=5)
+    mx.random.seed(5)
+    rough = tiny.model(seed=12, vocab=5)
+    engine = tiny.core(DraftModel(rough, 5, 5), target=target, max_batch_size=64)
+    rng = np.random.default_rng(0)
+    if planted:
+        from parallm_openai.engine import step
+
+        honest = step.agreeing
+
+        def careless(draft: tuple[int, ...], sampled: list[int]) -> int:
+            count = honest(draft, sampled)
+            if count < len(draft) and rng.random() < 0.1:
+                sampled[count] = draft[count]
+            return count
+
+    samples = 24_000
+    wanted = [
+        Request((1, 2), SamplingParams(max_tokens=3, seed=n, temperature=1.0)) for n in range(samples)
+    ]
+    run = Run(engine)
+    patch = pytest.MonkeyPatch()
+    if planted:
+        patch.setattr(step, "agreeing", careless)
+    for request in wanted:
+        run.add(request)
+    while not engine.idle:
+        engine.draft_length.fixed = int(rng.integers(0, 4))
+        run.step()
+    patch.undo()
+    counts = Counter(tuple(run.tokens[request.id]) for request in wanted)
+    score = _z_score(counts, _string_probabilities(target, (1, 2), 3), samples)
+    if planted:
+        assert score > 6
+    else:
+        assert abs(score) < 4
+
+
+def _string_probabilities(target: object, prompt: tuple[int, ...], length: int) -> dict[tuple[int, ...], float]:
+    known: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(length):
+        prefixes = list(known)
+        logits = target(mx.array([[*prompt, *prefix] for prefix in prefixes]))[:, -1]  # type: ignore[operator]
+        following = np.array(mx.softmax(logits, axis=-1))
+        known = {
+            (*prefix, token): known[prefix] * float(following[i, token])
+            for i, prefix in enumerate(prefixes)
+            for token in range(following.shape[1])
+        }
+    return known
+
+
+def _z_score(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float], samples: int) -> float:
+    """Standardised chi-square; cells expecting fewer than 5 are pooled."""
+    statistic, cells, rare_seen, rare_expected = 0.0, 0, 0, 0.0
+    for string, probability in expected.items():
+        mean = probability * samples
+        if mean < 5:
+            rare_seen += counts[string]
+            rare_expected += mean
+        else:
+            statistic += (counts[string] - mean) ** 2 / mean
+            cells += 1
+    if rare_expected > 0:
+        statistic += (rare_seen - rare_expected) ** 2 / max(rare_expected, 1e-9)
+        cells += 1
+    freedom = cells - 1
+    return (statistic - freedom) / math.sqrt(2 * freedom)
