@@ -16,15 +16,16 @@ from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation.step_cost import StepCost
 
 # How many of its own trials a row needs to count as much as the average of all rows.
-PRIOR_TRIALS = 4.0
+PRIOR_TRIALS = 8.0
 # A row's memory, in trials: texts change from prose to lists to code.
 ROW_MEMORY = 24.0
 GLOBAL_MEMORY = 200.0
+FADING = 0.97
 FIRST_GUESS = 0.7
 # A longer or shorter draft must promise this much more to be chosen over the present length.
 HYSTERESIS = 0.03
 # The share of the time that may go into finding out whether drafting has become worth while.
-PROBE_SHARE = 0.02
+PROBE_SHARE = 0.03
 PROBE_LENGTH = 2
 # A drafted token that is reached more rarely than this is not worth sampling.
 LEAST_CHANCE = 0.05
@@ -35,8 +36,113 @@ class Acceptance:
     """A running mean of "the target agreed", over about `memory` trials."""
 
     memory: float
-    mean: float = FIRST_GUESS
+    mean: float = 0.0
     trials: float = 0.0
+
+    def learn(self, agreed: int, trials: int) -> None:
+        if trials:
+            weight = min(self.trials, self.memory)
+            self.mean = (self.mean * weight + agreed) / (weight + trials)
+            self.trials = weight + trials
+
+    def shrunk(self, prior: float) -> float:
+        """The mean, drawn towards `prior` while there are few trials."""
+        return (self.mean * self.trials + prior * PRIOR_TRIALS) / (self.trials + PRIOR_TRIALS)
+
+
+class DraftLength:
+    """Chooses each step's draft lengths and learns from what came of them."""
+
+    def __init__(self, fixed: int | None = None) -> None:
+        self.fixed = fixed
+        self.verify_cost = StepCost()
+        self.draft_cost = StepCost()
+        self.by_depth: list[Acceptance] = []
+        self.chosen: Counter[int] = Counter()
+        self.probes = 0
+        self._rows: dict[int, Acceptance] = {}
+        self._current = 0
+        self._idle_since = time.perf_counter()
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether new rows are likely to be drafted for, so that a drafter should read their prompts."""
+        return self.fixed is not None or self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
+
+    def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int) -> list[int]:
+        """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
+        longest = max(limits)
+        chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        trial = None if self.fixed is not None else self._unmeasured(len(rows), longest, context)
+        if longest == 0 or self.fixed == 0:
+            lengths = [0] * len(rows)
+        elif self.fixed is not None or trial is not None:
+            wanted = trial if self.fixed is None else self.fixed
+            lengths = [min(wanted or 0, limit) for limit in limits]
+        else:
+            best = self._best(chances, longest, context)
+            lengths = [_worth_sampling(row[:best]) for row in chances]
+        self._current = max(lengths)
+        self.chosen[self._current] += 1
+        return lengths
+
+    def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
+        rows = len(chances)
+        rates = [
+            _expected_tokens(chances, length) / self._seconds(rows, length, context)
+            for length in range(longest + 1)
+        ]
+        best = max(range(longest + 1), key=rates.__getitem__)
+        now = min(self._current, longest)
+        if rates[best] < rates[now] * (1 + HYSTERESIS):
+            best = now
+        if best == 0 and self._may_probe(rows, context):
+            self.probes += 1
+            return min(PROBE_LENGTH, longest)
+        return best
+
+    def _unmeasured(self, rows: int, longest: int, context: int) -> int | None:
+        """A length to try for the sake of its timing: the plain step, and the longest, must be measured."""
+        for length in (longest, 0):
+            if not self.verify_cost.known(rows, length + 1, context) and self._affordable(length):
+                return length
+        return None
+
+    def _affordable(self, length: int) -> bool:
+        # A shape's first trials are taken on trust; a batch size seen for the first time is not
+        # a reason to speculate where nothing was ever accepted.
+        first = self._average(0)
+        return length == 0 or first.shrunk(FIRST_GUESS) > LEAST_CHANCE
+
+    def _seconds(self, rows: int, length: int, context: int) -> float:
+        verify = self.verify_cost.estimate(rows, length + 1, context)
+        draft = self.draft_cost.estimate(rows, length, context) if length else 0.0
+        return max(verify + draft, 1e-9)
+
+    def _may_probe(self, rows: int, context: int) -> bool:
+        """Whether enough time has passed since the last draft to pay for another look."""
+        plain = self._seconds(rows, 0, context)
+        extra = max(self._seconds(rows, PROBE_LENGTH, context) - plain, 0.1 * plain)
+        return extra < PROBE_SHARE * (time.perf_counter() - self._idle_since)
+
+    def _chances(self, row: Row, limit: int) -> list[float]:
+        """The probability that each of a row's drafted tokens, 1 to `limit`, is accepted.
+
+        A row's own mean is shrunk to that of all rows at this depth, and that to the depth before it.
+        """
+        own = self._rows.get(row.id)
+        chances: list[float] = []
+        chance, average = 1.0, FIRST_GUESS
+        for depth in range(limit):
+            average = self._average(depth).shrunk(average)
+            chance *= average if own is None else own.shrunk(average)
+            chances.append(chance)
+        return chances
+
+    def _average(self, depth: int) -> Acceptance:
+        while len(self.by_depth) <= depth:
+            self.by_depth.append(Acceptance(GLOBAL_MEMORY))
+        return self.by_depth[depth]
 
     def learn(self, agreed: int, trials: int) -> None:
         if trials:
@@ -67,34 +173,31 @@ class DraftLength:
     def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
-        if longest == 0:
-            self.chosen[0] += 1
-            return list(limits)
-        if self.fixed is not None:
-            length = min(self.fixed, longest)
-        else:
-            length = self._best(rows, limits, context)
-        self.chosen[length] += 1
-        self._current = length
-        if length == 0:
-            return [0] * len(rows)
-        return [self._trimmed(row, min(length, limit)) for row, limit in zip(rows, limits, strict=True)]
-
-    def _best(self, rows: Sequence[Row], limits: Sequence[int], context: int) -> int:
-        longest = max(limits)
-        unknown = self._unmeasured(len(rows), longest, context)
-        if unknown is not None:
-            return unknown
         chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        trial = None if self.fixed is not None else self._unmeasured(len(rows), longest, context)
+        if longest == 0 or self.fixed == 0:
+            lengths = [0] * len(rows)
+        elif self.fixed is not None or trial is not None:
+            wanted = trial if self.fixed is None else self.fixed
+            lengths = [min(wanted or 0, limit) for limit in limits]
+        else:
+            best = self._best(chances, longest, context)
+            lengths = [_worth_sampling(row[:best]) for row in chances]
+        self._current = max(lengths)
+        self.chosen[self._current] += 1
+        return lengths
+
+    def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
+        rows = len(chances)
         rates = [
-            self._tokens(chances, length) / self._seconds(len(rows), length, context)
+            _expected_tokens(chances, length) / self._seconds(rows, length, context)
             for length in range(longest + 1)
         ]
         best = max(range(longest + 1), key=rates.__getitem__)
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
             best = now
-        if best == 0 and self._may_probe(rates[0], len(rows), context):
+        if best == 0 and self._may_probe(rows, context):
             self.probes += 1
             return min(PROBE_LENGTH, longest)
         return best
@@ -102,26 +205,24 @@ class DraftLength:
     def _unmeasured(self, rows: int, longest: int, context: int) -> int | None:
         """A length to try for the sake of its timing: the plain step, and the longest, must be measured."""
         for length in (longest, 0):
-            if not self.verify_cost.known(rows, length + 1, context) and self._affordable(rows, length, context):
+            if not self.verify_cost.known(rows, length + 1, context) and self._affordable(length):
                 return length
         return None
 
-    def _affordable(self, rows: int, length: int, context: int) -> bool:
+    def _affordable(self, length: int) -> bool:
         # A shape's first trials are taken on trust; a batch size seen for the first time is not
         # a reason to speculate where nothing was ever accepted.
-        return length == 0 or self._average(0).mean > LEAST_CHANCE or self._average(0).trials < PRIOR_TRIALS
-
-    def _tokens(self, chances: Sequence[Sequence[float]], length: int) -> float:
-        return len(chances) + sum(sum(row[:length]) for row in chances)
+        first = self._average(0)
+        return length == 0 or first.shrunk(FIRST_GUESS) > LEAST_CHANCE
 
     def _seconds(self, rows: int, length: int, context: int) -> float:
         verify = self.verify_cost.estimate(rows, length + 1, context)
         draft = self.draft_cost.estimate(rows, length, context) if length else 0.0
         return max(verify + draft, 1e-9)
 
-    def _may_probe(self, plain_rate: float, rows: int, context: int) -> bool:
+    def _may_probe(self, rows: int, context: int) -> bool:
         """Whether enough time has passed since the last draft to pay for another look."""
-        plain = rows / plain_rate
+        plain = self._seconds(rows, 0, context)
         extra = max(self._seconds(rows, PROBE_LENGTH, context) - plain, 0.1 * plain)
         return extra < PROBE_SHARE * (time.perf_counter() - self._idle_since)
 
@@ -138,12 +239,6 @@ class DraftLength:
             chance *= average
             chances.append(chance)
         return chances
-
-    def _trimmed(self, row: Row, limit: int) -> int:
-        for depth, chance in enumerate(self._chances(row, limit)):
-            if chance < LEAST_CHANCE:
-                return max(depth, 1)
-        return limit
 
     def _average(self, depth: int) -> Acceptance:
         while len(self.by_depth) <= depth:
@@ -163,6 +258,7 @@ class DraftLength:
         length = max(drafted)
         self.verify_cost.learn(len(rows), length + 1, context, verify_seconds)
         if not length:
+            self._fade(rows)
             return
         self.draft_cost.learn(len(rows), length, context, draft_seconds)
         self._idle_since = time.perf_counter()
@@ -172,6 +268,13 @@ class DraftLength:
             own.learn(agreed, trials)
             for depth in range(trials):
                 self._average(depth).learn(int(depth < agreed), 1)
+
+    def _fade(self, rows: Sequence[Row]) -> None:
+        # What was seen of a row says less the longer ago it was; without this, a row that was
+        # unlucky once would never be drafted for again, since nothing more is learnt of it.
+        for row in rows:
+            if row.id in self._rows:
+                self._rows[row.id].trials *= FADING
 
     def forget(self, row: Row) -> None:
         """The row has ended."""
@@ -185,5 +288,15 @@ class DraftLength:
             "steps_by_draft_length": {str(length): self.chosen[length] for length in sorted(self.chosen)},
             "plain_step_share": self.chosen[0] / total if total else 0.0,
             "probes": self.probes,
-            "expected_acceptance_by_position": [average.mean for average in self.by_depth],
+            "recent_acceptance_by_position": [average.mean for average in self.by_depth],
         }
+
+
+def _expected_tokens(chances: Sequence[Sequence[float]], length: int) -> float:
+    """Tokens of one step at a draft length: one a row, and each draft as often as it is accepted."""
+    return len(chances) + sum(sum(row[:length]) for row in chances)
+
+
+def _worth_sampling(chances: Sequence[float]) -> int:
+    """A row's draft length within the batch's: the first token always, then while reached often enough."""
+    return next((max(depth, 1) for depth, chance in enumerate(chances) if chance < LEAST_CHANCE), len(chances))

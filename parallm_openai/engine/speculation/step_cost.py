@@ -56,7 +56,7 @@ class StepCost:
         if self._fit is None:
             self._fit = self._solve()
         least = min(cell.seconds for cell in self._table.values())
-        return max(float(self._fit @ _features(rows, width, _bucket(context))), least)
+        return max(float(self._fit @ _features(rows, width, _bucket(context))), least / 10)
 
     def _solve(self) -> np.ndarray:
         """Least squares over the table, leaning on "every token costs something" where it is thin."""

@@ -1,0 +1,137 @@
+"""The controller against simulated costs and acceptances: nothing here looks at a clock."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import tiny
+
+from parallm_openai.engine.row import Row
+from parallm_openai.engine.speculation import draft_length as module
+from parallm_openai.engine.speculation.draft_length import DraftLength
+from parallm_openai.engine.speculation.step_cost import StepCost
+
+LIMIT = 6
+
+
+class Simulation:
+    """A batch whose step costs and acceptance are known; keeps its own time."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        rows: int,
+        acceptance: float | list[float],
+        *,
+        per_token: float = 0.05,
+        draft: float = 0.15,
+    ) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
+        self.rows = [Row.of(tiny.greedy([1], 10**6), 10**7, frozenset()) for _ in range(rows)]
+        self.acceptance = acceptance if isinstance(acceptance, list) else [acceptance] * rows
+        self.per_token, self.draft = per_token, draft
+        self.controller = DraftLength()
+        self.rng = random.Random(1)
+        self.tokens = 0
+        self.lengths: list[int] = []
+
+    def cost(self, length: int) -> tuple[float, float]:
+        noise = self.rng.uniform(0.95, 1.05)
+        verify = 1 + self.per_token * len(self.rows) * (length + 1)
+        return self.draft * length * noise, verify * noise
+
+    def run(self, steps: int) -> float:
+        """Tokens per unit of time over so many steps."""
+        began, tokens = self.now, self.tokens
+        for _ in range(steps):
+            drafted = self.controller.choose(self.rows, [LIMIT] * len(self.rows), 100)
+            accepted = [self.accept(k, p) for k, p in zip(drafted, self.acceptance, strict=True)]
+            draft, verify = self.cost(max(drafted))
+            self.now += draft + verify
+            self.tokens += sum(accepted) + len(self.rows)
+            self.lengths.append(max(drafted))
+            self.controller.learn(self.rows, drafted, accepted, 100, draft, verify)
+        return (self.tokens - tokens) / (self.now - began)
+
+    def accept(self, length: int, probability: float) -> int:
+        count = 0
+        while count < length and self.rng.random() < probability:
+            count += 1
+        return count
+
+    def ideal(self, length: int) -> float:
+        expected = sum(1 + sum(p**depth for depth in range(1, length + 1)) for p in self.acceptance)
+        verify = 1 + self.per_token * len(self.rows) * (length + 1)
+        return expected / (verify + self.draft * length)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 16])
+@pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.6, 0.9, 0.98])
+@pytest.mark.parametrize("per_token", [0.01, 0.2])
+def test_the_rate_comes_near_that_of_the_best_fixed_length(
+    monkeypatch: pytest.MonkeyPatch, rows: int, acceptance: float, per_token: float
+) -> None:
+    simulation = Simulation(monkeypatch, rows, acceptance, per_token=per_token)
+    simulation.run(100)
+    assert simulation.run(1000) > 0.94 * max(simulation.ideal(length) for length in range(LIMIT + 1))
+
+
+def test_hostile_input_costs_less_than_five_percent_from_the_first_steps_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = Simulation(monkeypatch, 8, 0.0, per_token=0.1)
+    assert simulation.run(300) > 0.95 * simulation.ideal(0)
+
+
+def test_it_finds_out_when_drafting_becomes_worth_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(monkeypatch, 2, 0.0)
+    simulation.run(300)
+    assert simulation.lengths[-1] in (0, module.PROBE_LENGTH)
+    simulation.acceptance = [0.95, 0.95]
+    simulation.run(1500)
+    assert simulation.run(200) > 0.9 * simulation.ideal(LIMIT)
+
+
+def test_rows_that_accept_less_are_drafted_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(monkeypatch, 2, [0.98, 0.02], per_token=0.01)
+    simulation.run(200)
+    easy, hard = simulation.controller.choose(simulation.rows, [LIMIT, LIMIT], 100)
+    assert easy > hard
+
+
+def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(monkeypatch, 3, 0.95, per_token=0.01)
+    simulation.run(50)
+    chosen = simulation.controller.choose(simulation.rows, [0, 2, LIMIT], 100)
+    assert all(k <= limit for k, limit in zip(chosen, [0, 2, LIMIT], strict=True))
+    assert simulation.controller.choose(simulation.rows, [0, 0, 0], 100) == [0, 0, 0]
+
+
+def test_a_fixed_length_stays_fixed() -> None:
+    controller = DraftLength(fixed=3)
+    rows = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
+    for _ in range(50):
+        chosen = controller.choose(rows, [LIMIT, 2], 10)
+        controller.learn(rows, chosen, [0, 0], 10, 1.0, 1.0)
+    assert max(controller.choose(rows, [LIMIT, LIMIT], 10)) >= 1
+    assert controller.report()["current_draft_length"] == 3
+
+
+def test_costs_of_unseen_shapes_are_estimated_from_seen_ones() -> None:
+    cost = StepCost()
+    for rows in (1, 2, 8):
+        for width in (1, 5):
+            for _ in range(3):
+                cost.learn(rows, width, 100, 1 + 0.1 * rows * width)
+    assert cost.estimate(4, 3, 100) == pytest.approx(2.2, rel=0.1)
+    assert cost.estimate(8, 5, 100) == pytest.approx(5.0, rel=0.01)
+
+
+def test_one_slow_step_does_not_condemn_its_shape() -> None:
+    cost = StepCost()
+    for _ in range(10):
+        cost.learn(1, 1, 100, 1.0)
+    cost.learn(1, 1, 100, 100.0)
+    assert cost.estimate(1, 1, 100) < 1.3
