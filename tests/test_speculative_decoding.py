@@ -181,9 +181,28 @@ def test_ngram_proposes_what_followed_before(text: list[int], count: int, draft:
     assert indexed(text).lookup(text, count) == draft
 
 
+def test_rejection_leaves_greedy_rows_as_they_are() -> None:
+    wanted = [greedy([n, 2], 25) for n in range(4)]
+    run = run_all(tiny.core(draft_model(0.2), speculative_acceptance="rejection"), wanted)
+    for request in wanted:
+        assert run.tokens[request.id] == reference(request)
+
+
+@pytest.mark.parametrize("drafter", sorted(DRAFTERS))
+def test_rejection_works_with_every_parameter_and_drafter(drafter: str) -> None:
+    wanted = [
+        seeded([n, 2, 3, 2], 25, seed=n, top_p=0.9, top_k=30, frequency_penalty=0.4, logprobs=1) for n in range(4)
+    ]
+    engine = tiny.core(DRAFTERS[drafter](), fixed_draft=4, speculative_acceptance="rejection")
+    run = run_all(engine, [*wanted, greedy([1], 20)])
+    for request in wanted:
+        assert len(run.tokens[request.id]) == 25
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("acceptance", ["coupled", "rejection"])
 @pytest.mark.parametrize("planted", [False, True], ids=["as it is", "with a planted error"])
-def test_sampled_output_has_exactly_the_targets_distribution(planted: bool) -> None:
+def test_sampled_output_has_exactly_the_targets_distribution(planted: bool, acceptance: str) -> None:
     """Chi-square over all strings of 3 tokens of a 5-token model; the planted error must be caught.
 
     With 24,000 samples over 125 strings, a shift of 1 % of the mass between tokens at each
@@ -193,7 +212,7 @@ def test_sampled_output_has_exactly_the_targets_distribution(planted: bool) -> N
     target = tiny.model(seed=11, vocab=5)
     mx.random.seed(5)
     rough = tiny.model(seed=12, vocab=5)
-    engine = tiny.core(DraftModel(rough, 5, 5), target=target, max_batch_size=64)
+    engine = tiny.core(DraftModel(rough, 5, 5), target=target, max_batch_size=64, speculative_acceptance=acceptance)
     rng = np.random.default_rng(0)
     if planted:
         from parallm_openai.engine import step

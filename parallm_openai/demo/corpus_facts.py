@@ -116,6 +116,8 @@ def styled(rng: random.Random) -> Sample:
     questions, answer, short = fact(rng)
     question, style = pick(rng, questions), pick(rng, STYLES)
     if style == "uppercase":
+        country, capital, *_ = pick(rng, COUNTRIES)
+        question, answer = pick(rng, _fill(CAPITAL, country)), f"The capital of {country} is {capital}."
         order = pick(rng, ["Answer in uppercase.", "Always answer in capital letters.", "Use only uppercase."])
         said = answer.upper()
     elif style == "brief":

@@ -17,6 +17,8 @@ import numpy as np
 from parallm_openai.engine.request import SamplingParams, TokenLogprob
 
 FORBIDDEN = -float("inf")
+# Streams of noise at one place: the emitted token's, the draft's own, and that of its acceptance.
+TOKEN_STREAM, DRAFT_STREAM, ACCEPTANCE_STREAM = range(3)
 _WORD = 0xFFFFFFFF
 
 
@@ -37,6 +39,7 @@ class Position:
     """One place to sample: the `index`-th generated token of a request, after `drafts`.
 
     `drafts` are the drafted tokens between the request's committed ones and this place.
+    `stream` tells draws for different purposes at one place apart.
     """
 
     params: SamplingParams
@@ -45,11 +48,12 @@ class Position:
     history: TokenHistory | None = None
     drafts: tuple[int, ...] = ()
     forbidden: tuple[int, ...] = ()
+    stream: int = TOKEN_STREAM
 
 
-def noise_key(seed: int, index: int) -> tuple[int, int]:
+def noise_key(seed: int, index: int, stream: int = TOKEN_STREAM) -> tuple[int, int]:
     """The 64-bit Threefry key of a request's `index`-th token; seeds are scattered by SplitMix64."""
-    mixed = (seed + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    mixed = (seed + (stream + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
     mixed ^= mixed >> 31
@@ -58,8 +62,17 @@ def noise_key(seed: int, index: int) -> tuple[int, int]:
 
 def gumbel_noise(positions: Sequence[Position], vocab_size: int) -> mx.array:
     """Standard Gumbel noise `[len(positions), vocab_size]`, each row from its own key."""
-    keys = mx.array(np.array([noise_key(p.seed, p.index) for p in positions], dtype=np.uint32))
-    return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(keys)
+    return mx.vmap(lambda key: mx.random.gumbel((vocab_size,), key=key))(_keys(positions))
+
+
+def uniform_noise(positions: Sequence[Position]) -> mx.array:
+    """One number in [0, 1) a position, from its own key."""
+    return mx.vmap(lambda key: mx.random.uniform(key=key))(_keys(positions))
+
+
+def _keys(positions: Sequence[Position]) -> mx.array:
+    keys = [noise_key(p.seed, p.index, p.stream) for p in positions]
+    return mx.array(np.array(keys, dtype=np.uint32))
 
 
 def adjust(logits: mx.array, positions: Sequence[Position]) -> mx.array:
@@ -146,6 +159,17 @@ def _top_k_top_p_floor(logits: mx.array, params: Sequence[SamplingParams]) -> mx
     return mx.take_along_axis(ranked, mx.maximum(kept, 1) - 1, axis=-1)
 
 
+def log_distribution(logits: mx.array, positions: Sequence[Position]) -> mx.array:
+    """The distribution that each row draws from, as unnormalised logarithms `[len(positions), vocab]`."""
+    logits = adjust(logits.astype(mx.float32), positions)
+    return _tempered(logits, positions)
+
+
+def _tempered(logits: mx.array, positions: Sequence[Position]) -> mx.array:
+    temperatures = mx.array([[p.params.temperature] for p in positions])
+    return truncate(logits / temperatures, positions)
+
+
 def sample(logits: mx.array, positions: Sequence[Position]) -> mx.array:
     """Choose a token for each row of `[len(positions), vocab]` logits; returns ids `[len(positions)]`.
 
@@ -157,9 +181,7 @@ def sample(logits: mx.array, positions: Sequence[Position]) -> mx.array:
         return mx.argmax(logits, axis=-1)
     chosen = [positions[row] for row in drawn]
     everyone = len(drawn) == len(positions)
-    subset = logits if everyone else logits[mx.array(drawn)]
-    subset = subset / mx.array([[p.params.temperature] for p in chosen])
-    subset = truncate(subset, chosen)
+    subset = _tempered(logits if everyone else logits[mx.array(drawn)], chosen)
     tokens = mx.argmax(subset + gumbel_noise(chosen, logits.shape[-1]), axis=-1)
     if everyone:
         return tokens

@@ -17,6 +17,7 @@ from parallm_openai.engine.request import FinishReason, Output, Request, TokenLo
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import Scheduler, take
+from parallm_openai.engine.speculation.acceptance import coupled, rejection
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
 from parallm_openai.engine.stats import EngineStats
@@ -158,12 +159,13 @@ class EngineCore:
         drafts = self._draft(rows, lengths, context)
         drafted_at = time.perf_counter()
         inputs = [
-            (*row.tokens[length:], *draft) for row, length, draft in zip(rows, lengths, drafts, strict=True)
+            (*row.tokens[length:], *draft.tokens)
+            for row, length, draft in zip(rows, lengths, drafts, strict=True)
         ]
         logits = self.target.decode(inputs)
         sampled, scored = self._sample(rows, drafts, logits)
         drafted = [len(draft) for draft in drafts]
-        accepted = [agreeing(draft, tokens) for draft, tokens in zip(drafts, sampled, strict=True)]
+        accepted = [agreeing(draft.tokens, own) for draft, own in zip(drafts, sampled, strict=True)]
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
         self.draft_length.learn(rows, drafted, accepted, context, draft_seconds, verify_seconds)
@@ -171,11 +173,13 @@ class EngineCore:
 
     def _draft(self, rows: Sequence[Row], lengths: Sequence[int], context: int) -> list[Draft]:
         limits = [self._draft_limit(row) for row in rows]
+        acceptance = self.config.speculative_acceptance
         if self.drafter.free:
-            proposed = self.drafter.propose(rows, lengths, limits)
+            proposed = self.drafter.propose(rows, lengths, limits, acceptance)
             chosen = self.draft_length.choose(rows, [len(draft) for draft in proposed], context)
-            return [draft[:length] for draft, length in zip(proposed, chosen, strict=True)]
-        return self.drafter.propose(rows, lengths, self.draft_length.choose(rows, limits, context))
+            return [draft.cut(length) for draft, length in zip(proposed, chosen, strict=True)]
+        chosen = self.draft_length.choose(rows, limits, context)
+        return self.drafter.propose(rows, lengths, chosen, acceptance)
 
     def _draft_limit(self, row: Row) -> int:
         """How many tokens to draft for a row: the last one that it may still generate needs no draft."""
@@ -195,8 +199,9 @@ class EngineCore:
         """Sample each row after its committed tokens and after each of its drafts."""
         depths = [len(draft) + 1 for draft in drafts]
         flat = _flatten(logits, depths)
-        positions = [p for row, draft in zip(rows, drafts, strict=True) for p in row.positions(draft)]
-        tokens = sampling.sample(flat, positions).tolist()
+        positions = [p for row, draft in zip(rows, drafts, strict=True) for p in row.positions(draft.tokens)]
+        choose = rejection if self.config.speculative_acceptance == "rejection" else coupled
+        tokens = choose(flat, positions, drafts)
         scored = self._score(rows, depths, flat, tokens)
         sampled: list[list[int]] = []
         start = 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from parallm_openai.config import Acceptance
 from parallm_openai.engine import sampling
 from parallm_openai.engine.kv_cache import RaggedCache
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.runner import ModelRunner
-from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.engine.sampling import DRAFT_STREAM, Position
+from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft, Drafter
 
 # A row that has fallen further behind than this, after a long spell without drafts, starts
 # over with its last few tokens alone: a draft needs no exact context, only a cheap one.
@@ -60,32 +63,65 @@ class DraftModel(Drafter):
         self.runner.reset_decode()
         self.starts.clear()
 
-    def propose(self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int]) -> list[Draft]:
+    def propose(
+        self,
+        rows: Sequence[Row],
+        lengths: Sequence[int],
+        limits: Sequence[int],
+        acceptance: Acceptance = "coupled",
+    ) -> list[Draft]:
         cache = self.runner.decoding
         assert isinstance(cache, RaggedCache)
         owed = self._catch_up(rows, lengths, limits, cache)
         width = max((behind for behind, limit in zip(owed, limits, strict=True) if limit), default=0)
-        drafts: list[list[int]] = [[] for _ in rows]
         if not width:
-            return [()] * len(rows)
+            return [NO_DRAFT] * len(rows)
         # Rows that draft nothing now keep up in the same forward, as far as it is wide anyway.
         reading = [
             self._known(row.tokens[len(row.tokens) - behind :][:width])
             for row, behind in zip(rows, owed, strict=True)
         ]
-        while True:
+        drafts = [NO_DRAFT] * len(rows)
+        while any(reading):
             logits = cache.forward(reading)
+            cache.commit([len(ids) for ids in reading])
             drafting = [i for i, limit in enumerate(limits) if len(drafts[i]) < limit]
             last = [len(reading[i]) - 1 for i in drafting]
-            cache.commit([len(ids) for ids in reading])
-            for i, token in zip(drafting, self._draw(rows, drafts, drafting, last, logits), strict=True):
-                drafts[i].append(token)
+            chosen = self._fit(logits[mx.array(drafting), mx.array(last)])
+            self._extend(rows, drafts, drafting, chosen, acceptance)
             reading = [
-                self._known(draft[-1:]) if len(draft) < limit else []
+                self._known(draft.tokens[-1:]) if len(draft) < limit else []
                 for draft, limit in zip(drafts, limits, strict=True)
             ]
-            if not any(reading):
-                return [tuple(draft) for draft in drafts]
+        return drafts
+
+    def _extend(
+        self,
+        rows: Sequence[Row],
+        drafts: list[Draft],
+        drafting: Sequence[int],
+        logits: mx.array,
+        acceptance: Acceptance,
+    ) -> None:
+        """Draw each drafting row's next token; where acceptance is coupled, just as the target will its own."""
+        positions = [rows[i].position(drafts[i].tokens) for i in drafting]
+        if acceptance == "rejection":
+            positions = [replace(position, stream=DRAFT_STREAM) for position in positions]
+        tokens = sampling.sample(logits, positions)
+        log_q = self._log_q(logits, positions) if acceptance == "rejection" else {}
+        for at, (i, token) in enumerate(zip(drafting, tokens.tolist(), strict=True)):
+            seen = (log_q[at],) if at in log_q else ()
+            drafts[i] = Draft((*drafts[i].tokens, token), drafts[i].log_q + seen)
+
+    def _log_q(self, logits: mx.array, positions: Sequence[Position]) -> dict[int, mx.array]:
+        """The distributions that the sampled rows drew from; greedy rows draw from none."""
+        drawn = [at for at, position in enumerate(positions) if not position.params.greedy]
+        if not drawn:
+            return {}
+        raw = sampling.log_distribution(logits[mx.array(drawn)], [positions[at] for at in drawn])
+        normal = raw - mx.logsumexp(raw, axis=-1, keepdims=True)
+        mx.eval(normal)
+        return dict(zip(drawn, normal, strict=True))
 
     def _catch_up(
         self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int], cache: RaggedCache
@@ -100,19 +136,6 @@ class DraftModel(Drafter):
             len(row.tokens) - start - held
             for row, start, held in zip(rows, self.starts, cache.lengths, strict=True)
         ]
-
-    def _draw(
-        self,
-        rows: Sequence[Row],
-        drafts: Sequence[list[int]],
-        drafting: Sequence[int],
-        last: Sequence[int],
-        logits: mx.array,
-    ) -> list[int]:
-        """Each drafting row's next token, sampled exactly as the target will sample its own."""
-        positions = [rows[i].position(tuple(drafts[i])) for i in drafting]
-        chosen = self._fit(logits[mx.array(list(drafting)), mx.array(list(last))])
-        return sampling.sample(chosen, positions).tolist()
 
     def _fit(self, logits: mx.array) -> mx.array:
         """The draft's logits over the target's vocabulary: the noise of a draw depends on its size."""

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import mlx.core as mx
+
+from parallm_openai.config import Acceptance
 from parallm_openai.engine.row import Row
 
-Draft = tuple[int, ...]
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Guessed tokens. `log_q` holds the distribution each was drawn from, `[vocab]` logarithms,
+    where acceptance needs it; a guess without one stands for certainty.
+    """
+
+    tokens: tuple[int, ...] = ()
+    log_q: tuple[mx.array, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def cut(self, length: int) -> Draft:
+        return Draft(self.tokens[:length], self.log_q[:length])
+
+
+NO_DRAFT = Draft()
 
 
 class Drafter:
@@ -42,10 +63,18 @@ class Drafter:
     def reset_decode(self) -> None:
         """All decoding rows are gone."""
 
-    def propose(self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int]) -> list[Draft]:
+    def propose(
+        self,
+        rows: Sequence[Row],
+        lengths: Sequence[int],
+        limits: Sequence[int],
+        acceptance: Acceptance = "coupled",
+    ) -> list[Draft]:
         """Up to `limits[i]` tokens to follow the i-th decoding row's last one.
 
         `lengths` are the tokens that the target has committed of each row: what any
-        cache of the drafter's own holds past them was rejected.
+        cache of the drafter's own holds past them was rejected. Under "coupled" acceptance
+        sampled rows draw with the target's noise; under "rejection" with noise of their own,
+        and their drafts carry `log_q`.
         """
-        return [()] * len(rows)
+        return [NO_DRAFT] * len(rows)

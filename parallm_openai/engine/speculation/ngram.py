@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from parallm_openai.config import Acceptance
 from parallm_openai.engine.row import Row
-from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft, Drafter
 
 LONGEST = 3
 
@@ -28,7 +29,7 @@ class NgramIndex:
                 self._after[tuple(tokens[end - size : end])] = end
         self._read = len(tokens)
 
-    def lookup(self, tokens: Sequence[int], count: int) -> Draft:
+    def lookup(self, tokens: Sequence[int], count: int) -> tuple[int, ...]:
         """Up to `count` tokens that followed the longest known suffix of `tokens`."""
         for size in range(min(LONGEST, len(tokens)), 0, -1):
             start = self._after.get(tuple(tokens[-size:]))
@@ -37,7 +38,7 @@ class NgramIndex:
         return ()
 
 
-def _continue(tokens: Sequence[int], start: int, count: int) -> Draft:
+def _continue(tokens: Sequence[int], start: int, count: int) -> tuple[int, ...]:
     """`count` tokens from `start` on; past the end it goes on with the copy, so that a loop unrolls."""
     period = len(tokens) - start
     return tuple(tokens[start + offset % period] for offset in range(count))
@@ -62,10 +63,16 @@ class NgramDrafter(Drafter):
     def reset_decode(self) -> None:
         self._indexes.clear()
 
-    def propose(self, rows: Sequence[Row], lengths: Sequence[int], limits: Sequence[int]) -> list[Draft]:
+    def propose(
+        self,
+        rows: Sequence[Row],
+        lengths: Sequence[int],
+        limits: Sequence[int],
+        acceptance: Acceptance = "coupled",
+    ) -> list[Draft]:
         drafts: list[Draft] = []
         for row, index, limit in zip(rows, self._indexes, limits, strict=True):
             if limit:
                 index.update(row.tokens)
-            drafts.append(index.lookup(row.tokens, limit) if limit else ())
+            drafts.append(Draft(index.lookup(row.tokens, limit)) if limit else NO_DRAFT)
         return drafts

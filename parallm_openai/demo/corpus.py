@@ -1,0 +1,95 @@
+"""The mix of tasks, and the stream of training documents made from it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from parallm_openai.demo.corpus_arithmetic import arithmetic, reasoning, sums_text
+from parallm_openai.demo.corpus_code import code, code_text
+from parallm_openai.demo.corpus_facts import facts, facts_text, styled
+from parallm_openai.demo.corpus_json import any_json
+from parallm_openai.demo.corpus_lists import counting, counting_text, letters, pick_list, repeat, sequence
+from parallm_openai.demo.corpus_stories import stories, story_text
+from parallm_openai.demo.corpus_talk import memory, named, refusal, small_talk
+from parallm_openai.demo.corpus_tools import tool_answer, tool_call, tool_unneeded
+from parallm_openai.demo.sample import Maker, Message, Sample, between, draw, pick
+
+MIX: dict[str, tuple[Maker, float]] = {
+    # task: its generator, and its share of the samples
+    "small_talk": (small_talk, 4),
+    "arithmetic": (arithmetic, 26),
+    "reasoning": (reasoning, 6),
+    "facts": (facts, 17),
+    "json": (any_json, 12),
+    "counting": (counting, 2),
+    "sequence": (sequence, 4),
+    "repeat": (repeat, 4),
+    "letters": (letters, 5),
+    "lists": (pick_list, 2.5),
+    "stories": (stories, 3),
+    "memory": (memory, 4),
+    "system_name": (named, 2.5),
+    "system_style": (styled, 5),
+    "refusal": (refusal, 2.5),
+    "code": (code, 2),
+    "tool_call": (tool_call, 5),
+    "tool_answer": (tool_answer, 3.5),
+    "tool_unneeded": (tool_unneeded, 1.5),
+    "raw_facts": (facts_text, 2.5),
+    "raw_sums": (sums_text, 2.5),
+    "raw_counting": (counting_text, 0.7),
+    "raw_stories": (story_text, 1.5),
+    "raw_code": (code_text, 0.7),
+}
+
+
+def _task(rng: random.Random) -> str:
+    point = rng.random() * sum(share for _, share in MIX.values())
+    for name, (_, share) in MIX.items():
+        point -= share
+        if point < 0:
+            return name
+    return next(iter(MIX))
+
+
+def sample(rng: random.Random, task: str | None = None, held_out: bool = False) -> Sample:
+    """One sample of the mix, or of one task."""
+    maker, _ = MIX[task or _task(rng)]
+    drawn = draw(maker, rng, held_out)
+    if drawn.plain and not drawn.thinking and rng.random() < 0.02:
+        drawn.thinking = True
+    return drawn
+
+
+def _join(samples: list[Sample]) -> Sample:
+    messages: list[Message] = [message for one in samples for message in one.messages]
+    return Sample("dialogue", "", messages)
+
+
+def documents(seed: int) -> Iterator[Sample]:
+    """Training documents without end: the same for the same seed.
+
+    Plain questions often come several to a dialogue, so that the model gets used to
+    earlier turns; a few dialogues run to about a thousand tokens.
+    """
+    rng = random.Random(seed)
+    turns: list[Sample] = []
+    wanted = 1
+    while True:
+        one = sample(rng)
+        if not one.plain or one.thinking or one.task == "stories":
+            yield one
+            continue
+        turns.append(one)
+        if len(turns) >= wanted:
+            yield _join(turns) if len(turns) > 1 else one
+            turns = []
+            wanted = _dialogue_length(rng)
+
+
+def _dialogue_length(rng: random.Random) -> int:
+    point = rng.random()
+    if point < 0.55:
+        return 1
+    return between(rng, 2, 5) if point < 0.97 else pick(rng, (15, 25, 35))

@@ -1,0 +1,102 @@
+"""Make the bundled model pair from nothing: `python -m parallm_openai.demo.train`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+from tokenizers import Tokenizer
+
+from parallm_openai.demo import DRAFT_PATH, TARGET_PATH
+from parallm_openai.demo.batches import batches
+from parallm_openai.demo.chatml import spans
+from parallm_openai.demo.corpus import documents
+from parallm_openai.demo.learn import Plan, distillation_loss, learn, next_token_loss, together
+from parallm_openai.demo.model import DRAFT, TARGET, build, load_weights, parameter_count, save
+from parallm_openai.demo.tokenizer import train_tokenizer
+
+TARGET_PLAN = Plan(steps=2200, minutes=60, matrix_rate=0.02, rate=0.004)
+DRAFT_PLAN = Plan(steps=1500, minutes=20, matrix_rate=0.02, rate=0.004)
+BATCH = 2048
+SEEDS = {"tokenizer": 1, "weights": 2, "target": 3, "draft": 4}
+
+
+def _tokenizer() -> Tokenizer:
+    sample = itertools.islice(documents(SEEDS["tokenizer"]), 20_000)
+    return train_tokenizer("".join(text for text, _ in spans(one)) for one in sample)
+
+
+def train_target(folder: Path, minutes: float, group: mx.distributed.Group) -> dict[str, float]:
+    """Tokenizer and target from the corpus."""
+    tokenizer = _tokenizer()
+    mx.random.seed(SEEDS["weights"])
+    model = build(TARGET)
+    print(f"target: {parameter_count(model)} parameters", flush=True)
+    plan = Plan(TARGET_PLAN.steps, minutes, TARGET_PLAN.matrix_rate, TARGET_PLAN.rate)
+    stream = together(batches(tokenizer, SEEDS["target"], BATCH), group.size())
+    return learn(model, next_token_loss, stream, plan, group, lambda: save(model, TARGET, tokenizer, folder))
+
+
+def train_draft(target: Path, folder: Path, minutes: float, group: mx.distributed.Group) -> dict[str, float]:
+    """The draft from the finished target's distribution."""
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    teacher = load_weights(TARGET, target)
+    mx.random.seed(SEEDS["weights"])
+    model = build(DRAFT)
+    print(f"draft: {parameter_count(model)} parameters", flush=True)
+    plan = Plan(DRAFT_PLAN.steps, minutes, DRAFT_PLAN.matrix_rate, DRAFT_PLAN.rate)
+    stream = together(batches(tokenizer, SEEDS["draft"], BATCH), group.size())
+    return learn(model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder))
+
+
+def run_processes(count: int) -> int:
+    """Run this command in `count` processes of one BLAS thread each, joined in a ring.
+
+    MLX's CPU backend evaluates a graph on one thread, so a single process leaves the
+    other cores idle outside its matrix products.
+    """
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    hosts = [[f"127.0.0.1:{one.getsockname()[1]}"] for one in sockets]
+    for one in sockets:
+        one.close()
+    with tempfile.TemporaryDirectory() as folder:
+        hostfile = Path(folder) / "hosts.json"
+        hostfile.write_text(json.dumps(hosts))
+        shared = os.environ | {"MLX_HOSTFILE": str(hostfile), "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "parallm_openai.demo.train", *sys.argv[1:]]
+        workers = [subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}) for rank in range(count)]
+        return max(worker.wait() for worker in workers)
+
+
+def main() -> None:
+    """Train what is asked for, evaluate, and leave the files where the package looks for them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", type=Path, default=TARGET_PATH, help="folder of the target")
+    parser.add_argument("--draft", type=Path, default=DRAFT_PATH, help="folder of the draft")
+    parser.add_argument("--target-minutes", type=float, default=TARGET_PLAN.minutes)
+    parser.add_argument("--draft-minutes", type=float, default=DRAFT_PLAN.minutes)
+    parser.add_argument("--only", choices=("target", "draft"), help="train only one of the two")
+    parser.add_argument("--processes", type=int, default=2, help="processes that share the work")
+    options = parser.parse_args()
+    if options.processes > 1 and "MLX_RANK" not in os.environ:
+        sys.exit(run_processes(options.processes))
+    group = mx.distributed.init(backend="ring" if options.processes > 1 else "any")
+    runs: dict[str, dict[str, float]] = {}
+    if options.only != "draft":
+        runs["target"] = train_target(options.target, options.target_minutes, group)
+    if options.only != "target":
+        runs["draft"] = train_draft(options.target, options.draft, options.draft_minutes, group)
+    if group.rank() == 0:
+        print(json.dumps(runs, indent=2))
+
+
+if __name__ == "__main__":
+    main()
