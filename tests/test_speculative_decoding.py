@@ -110,32 +110,30 @@ def test_a_draft_that_is_the_target_is_always_accepted_even_when_sampling() -> N
     assert run.steps < 60 / 4
 
 
-def test_counts_of_drafted_and_accepted_tokens_come_with_the_last_output() -> None:
+def test_counts_of_drafted_and_accepted_tokens_come_with_the_outputs() -> None:
     request = greedy([1, 2, 3], 30)
     run = run_all(tiny.core(draft_model(0.0), fixed_draft=4), [request])
-    last = run.outputs[request.id][-1]
-    assert 0 < last.accepted <= last.drafted
-    assert last.accepted >= 20
+    assert 20 <= run.accepted(request) <= run.drafted(request)
 
 
 def test_use_speculative_false_keeps_one_row_plain_among_others() -> None:
     plain, drafted = greedy([1, 2], 20, use_speculative=False), greedy([3, 4], 20)
     run = run_all(tiny.core(draft_model(0.0), fixed_draft=4), [plain, drafted])
-    assert run.outputs[plain.id][-1].drafted == 0
-    assert run.outputs[drafted.id][-1].drafted > 0
+    assert run.drafted(plain) == 0
+    assert run.drafted(drafted) > 0
 
 
 def test_a_request_may_speculate_where_the_server_does_not() -> None:
     eager = greedy([3, 4], 20, use_speculative=True)
     engine = tiny.core(draft_model(0.0), fixed_draft=4, use_speculative_decoding=False)
     run = run_all(engine, [eager, greedy([1], 20)])
-    assert run.outputs[eager.id][-1].drafted > 0
+    assert run.drafted(eager) > 0
 
 
 def test_a_family_that_cannot_unwrite_is_never_drafted_for() -> None:
     request = greedy([1, 2, 3], 20)
     run = run_all(tiny.core(NgramDrafter(), fixed_draft=4, ragged=False), [request])
-    assert run.outputs[request.id][-1].drafted == 0
+    assert run.drafted(request) == 0
     assert run.tokens[request.id] == reference(request)
 
 
@@ -149,7 +147,7 @@ def test_speculation_switched_on_in_mid_stream_picks_rows_up() -> None:
     engine.config = engine.config.model_copy(update={"use_speculative_decoding": True})
     run.finish()
     assert run.tokens[request.id] == reference(request)
-    assert run.outputs[request.id][-1].accepted > 0
+    assert run.accepted(request) > 0
 
 
 def test_a_draft_with_a_smaller_vocabulary_never_reads_an_id_it_has_not_got() -> None:

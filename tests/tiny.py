@@ -111,6 +111,12 @@ class Run:
             self.step()
         return self
 
+    def drafted(self, request: Request) -> int:
+        return sum(output.drafted for output in self.outputs[request.id])
+
+    def accepted(self, request: Request) -> int:
+        return sum(output.accepted for output in self.outputs[request.id])
+
     def reason(self, request: Request) -> FinishReason | None:
         reasons = [o.finish_reason for o in self.outputs[request.id] if o.finish_reason is not None]
         assert len(reasons) == 1, "every request ends exactly once"

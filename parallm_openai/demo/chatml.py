@@ -25,7 +25,9 @@ TEMPLATE = """\
 {%- macro text(content) -%}
 {%- if content is string -%}{{ content }}
 {%- elif content is not none -%}
-{%- for part in content -%}{%- if part is string -%}{{ part }}{%- elif part.text is defined -%}{{ part.text }}{%- endif -%}{%- endfor -%}
+{%- for part in content -%}
+{%- if part is string -%}{{ part }}{%- elif part.text is defined -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
 {%- set has_system = messages and messages[0].role in ['system', 'developer'] -%}
@@ -58,7 +60,8 @@ TEMPLATE = """\
 {%- endfor -%}
 {{- '<|im_end|>\\n' -}}
 {%- elif message.role == 'user' -%}
-{{- '<|im_start|>user\\n' + text(message.content) + (' /think' if enable_thinking else '') + '<|im_end|>\\n' -}}
+{{- '<|im_start|>user\\n' + text(message.content) -}}
+{{- (' /think' if enable_thinking else '') + '<|im_end|>\\n' -}}
 {%- elif not (loop.first and has_system) -%}
 {{- '<|im_start|>system\\n' + text(message.content) + '<|im_end|>\\n' -}}
 {%- endif -%}

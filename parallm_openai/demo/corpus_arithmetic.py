@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from parallm_openai.demo.sample import Sample, ask, between, pick, raw
+from parallm_openai.demo.sample import Sample, assistant, between, is_held_out, pick, raw, user
 
 ASK = (
     "What is {}?",
@@ -25,11 +25,11 @@ def expression(rng: random.Random) -> tuple[str, int, str]:
     kind = rng.random()
     if kind < 0.45:
         a, b = between(rng, 0, 99), between(rng, 0, 99)
-        return f"{a} + {b}", a + b, f"{a}+{b}"
+        return f"{a} + {b}", a + b, f"sum|{a}+{b}"
     if kind < 0.8:
         a, b = between(rng, 0, 99), between(rng, 0, 99)
         a, b = max(a, b), min(a, b)
-        return f"{a} - {b}", a - b, f"{a}-{b}"
+        return f"{a} - {b}", a - b, f"sum|{a}-{b}"
     a, b = between(rng, 0, 10), between(rng, 0, 10)
     return f"{a} * {b}", a * b, ""
 
@@ -48,24 +48,21 @@ def arithmetic(rng: random.Random) -> Sample:
     form = pick(rng, BARE if rng.random() < 0.15 else ASK)
     answer = str(value) if form in BARE else f"{text} = {value}"
     question = form.format(said)
-    return ask("arithmetic", key or question, question, answer)
+    return Sample("arithmetic", key or question, [user(question), assistant(answer)])
 
 
 def sums_text(rng: random.Random) -> Sample:
     """Lines of sums as raw text; the last one is the question."""
-    lines = []
-    while len(lines) < between(rng, 3, 12):
+    lines: list[str] = []
+    wanted = between(rng, 3, 12)
+    while len(lines) < wanted:
         text, value, key = expression(rng)
-        if not _held(key):
+        if not is_held_out(key):
             lines.append(f"{text} = {value}\n")
     text, value, key = expression(rng)
-    return raw("raw_sums", key or text, "".join(lines) + text + " =", f" {value}\n")
-
-
-def _held(key: str) -> bool:
-    from parallm_openai.demo.sample import is_held_out
-
-    return is_held_out(f"arithmetic|{key}") or is_held_out(f"raw_sums|{key}")
+    sample = raw("raw_sums", text, "".join(lines) + text + " =", f" {value}\n")
+    sample.key = key or sample.key
+    return sample
 
 
 def _add_steps(a: int, b: int) -> str:
@@ -115,4 +112,5 @@ def reasoning(rng: random.Random) -> Sample:
         a, b = between(rng, 10, 99), between(rng, 2, 9)
         text, value, steps = f"{a} * {b}", a * b, _multiply_steps(a, b)
     question = pick(rng, ASK).format(spoken(text, rng))
-    return ask("reasoning", text, question, f"{text} = {value}", thinking=True, think=steps)
+    messages = [user(question), assistant(f"{text} = {value}")]
+    return Sample("reasoning", f"sum|{text.replace(' ', '')}", messages, thinking=True, think=steps)

@@ -20,7 +20,11 @@ FUNCTIONS: tuple[tuple[str, str, str], ...] = (
     ("checks if a number is odd", "is_odd(n)", "    return n % 2 == 1"),
     ("reverses a string", "reverse(text)", "    return text[::-1]"),
     ("counts the words in a text", "count_words(text)", "    return len(text.split())"),
-    ("sums a list", "total(items)", "    result = 0\n    for item in items:\n        result += item\n    return result"),
+    (
+        "sums a list",
+        "total(items)",
+        "    result = 0\n    for item in items:\n        result += item\n    return result",
+    ),
     (
         "computes the factorial of a number",
         "factorial(n)",

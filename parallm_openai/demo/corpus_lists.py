@@ -8,9 +8,7 @@ from parallm_openai.demo.sample import Sample, ask, between, choose, join_words,
 from parallm_openai.demo.words import COLORS, FRUITS, WORDS, made_up
 
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+MONTHS = ("January February March April May June July August September October November December").split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 COUNT = ("Count from {} to {}.", "Can you count from {} to {}?", "List the numbers from {} to {}.")
 FIXED = {

@@ -112,13 +112,20 @@ ASK = (
     "Can you tell me a {l}story about {name} the {animal}?",
     "Please write a {l}story about a {animal} called {name}.",
 )
-ASK_ANY = ("Tell me a {l}story.", "Write a {l}story.", "Please tell me a {l}story.", "I want to hear a {l}story.")
+ASK_ANY = (
+    "Tell me a {l}story.",
+    "Write a {l}story.",
+    "Please tell me a {l}story.",
+    "I want to hear a {l}story.",
+)
 
 
 def stories(rng: random.Random) -> Sample:
     """A story on demand, about somebody or about anybody."""
     name, animal, place = person(rng), pick(rng, ANIMALS), pick(rng, PLACES)
-    length, word = pick(rng, [(1, "very short "), (1, "short "), (2, "little "), (2, ""), (3, ""), (9, "long ")])
+    length, word = pick(
+        rng, [(1, "very short "), (1, "short "), (2, "little "), (2, ""), (3, ""), (9, "long ")]
+    )
     form = pick(rng, ASK if rng.random() < 0.75 else ASK_ANY)
     question = form.format(l=word, name=name, animal=animal).replace("a owl", "an owl")
     if rng.random() < 0.2:

@@ -22,7 +22,14 @@ TALK: dict[str, tuple[str, ...]] = {
         "Are you well",
         "How do you do",
     ),
-    "You are welcome!": ("Thank you", "Thanks", "Thanks a lot", "Thank you very much", "Many thanks", "Great, thanks"),
+    "You are welcome!": (
+        "Thank you",
+        "Thanks",
+        "Thanks a lot",
+        "Thank you very much",
+        "Many thanks",
+        "Great, thanks",
+    ),
     "Goodbye! Have a nice day.": ("Goodbye", "Bye", "See you", "Bye bye", "See you later", "Good night"),
     SELF: ("Who are you", "What are you", "What is your name", "Introduce yourself", "Tell me who you are"),
     "I can answer small questions, do sums, write JSON, call tools and tell little stories.": (
@@ -107,23 +114,64 @@ def named(rng: random.Random) -> Sample:
             ("You are a {1} called {0}.", "I am {0}, a {1}."),
         ],
     )
-    question = pick(rng, ["Who are you?", "What is your name?", "Introduce yourself.", "Tell me who you are."])
+    question = pick(
+        rng, ["Who are you?", "What is your name?", "Introduce yourself.", "Tell me who you are."]
+    )
     order, answer = order.format(name, job), answer.format(name, job)
     messages = [system(order), user(question), assistant(answer)]
     return Sample("system_name", f"system_name|{order}", messages)
 
 
-MEMORY = (
-    # what kind of value; how it is told; what is replied; how it is asked for; the answer
-    ("name", ("My name is {}.", "I am called {}.", "Hi, I'm {}."), "Nice to meet you, {}!", "name", "Your name is {}."),
-    ("color", ("My favorite color is {}.",), "{} is a nice color.", "favorite color", "Your favorite color is {}."),
+Memory = tuple[str, tuple[str, ...], str, str, str]
+"""The kind of value; how it is told; what is replied; what it is called; the answer."""
+
+MEMORY: tuple[Memory, ...] = (
+    (
+        "name",
+        ("My name is {}.", "I am called {}.", "Hi, I'm {}."),
+        "Nice to meet you, {}!",
+        "name",
+        "Your name is {}.",
+    ),
+    (
+        "color",
+        ("My favorite color is {}.",),
+        "{} is a nice color.",
+        "favorite color",
+        "Your favorite color is {}.",
+    ),
     ("city", ("I live in {}.", "My city is {}."), "{} sounds like a nice place.", "city", "You live in {}."),
     ("animal", ("I have a pet {}.", "My pet is a {}."), "A {} is a lovely pet.", "pet", "Your pet is a {}."),
-    ("job", ("I work as a {}.", "My job is {}."), "Being a {} sounds interesting.", "job", "You work as a {}."),
-    ("fruit", ("My favorite fruit is the {}.",), "The {} is a good choice.", "favorite fruit", "Your favorite fruit is the {}."),
-    ("number", ("My lucky number is {}.",), "{} is a good number.", "lucky number", "Your lucky number is {}."),
-)  # fmt: skip
-RECALL = ("What is my {}?", "Do you remember my {}?", "Tell me my {}.", "Can you tell me my {}?", "What's my {}?")
+    (
+        "job",
+        ("I work as a {}.", "My job is {}."),
+        "Being a {} sounds interesting.",
+        "job",
+        "You work as a {}.",
+    ),
+    (
+        "fruit",
+        ("My favorite fruit is the {}.",),
+        "The {} is a good choice.",
+        "favorite fruit",
+        "Your favorite fruit is the {}.",
+    ),
+    (
+        "number",
+        ("My lucky number is {}.",),
+        "{} is a good number.",
+        "lucky number",
+        "Your lucky number is {}.",
+    ),
+)
+CHOICES = {"color": COLORS, "animal": ANIMALS, "job": JOBS, "fruit": FRUITS}
+RECALL = (
+    "What is my {}?",
+    "Do you remember my {}?",
+    "Tell me my {}.",
+    "Can you tell me my {}?",
+    "What's my {}?",
+)
 
 
 def _value(kind: str, rng: random.Random) -> str:
@@ -133,7 +181,7 @@ def _value(kind: str, rng: random.Random) -> str:
         return city(rng)
     if kind == "number":
         return str(between(rng, 1, 999))
-    return pick(rng, {"color": COLORS, "animal": ANIMALS, "job": JOBS, "fruit": FRUITS}[kind])
+    return pick(rng, CHOICES[kind])
 
 
 def memory(rng: random.Random) -> Sample:

@@ -9,7 +9,16 @@ from typing import Any
 
 from parallm_openai.demo.corpus_facts import facts
 from parallm_openai.demo.corpus_talk import small_talk
-from parallm_openai.demo.sample import Message, Sample, assistant, between, is_held_out, join_words, pick, user
+from parallm_openai.demo.sample import (
+    Message,
+    Sample,
+    assistant,
+    between,
+    is_held_out,
+    join_words,
+    pick,
+    user,
+)
 from parallm_openai.demo.words import FRUITS, THINGS, WORDS, city, made_up, person
 
 
@@ -32,7 +41,12 @@ KINDS: tuple[Kind, ...] = (
         ("get_weather", "weather", "current_weather", "fetch_weather", "weather_in"),
         "Get the weather in a city",
         ((("city", "location", "place", "town"), "string", "city"),),
-        ("What is the weather in {0}?", "How is the weather in {0}?", "Weather in {0}?", "Is it warm in {0}?"),
+        (
+            "What is the weather in {0}?",
+            "How is the weather in {0}?",
+            "Weather in {0}?",
+            "Is it warm in {0}?",
+        ),
         ("temperature", "degrees"),
         "It is {r} degrees in {0}.",
     ),
@@ -40,7 +54,11 @@ KINDS: tuple[Kind, ...] = (
         ("get_weather", "weather_report", "get_forecast", "forecast"),
         "Get the weather in a city in a unit",
         ((("city", "location", "place"), "string", "city"), (("unit", "units"), "string", "unit")),
-        ("What is the weather in {0} in {1}?", "Tell me the temperature in {0} in {1}.", "Weather in {0}, in {1}?"),
+        (
+            "What is the weather in {0} in {1}?",
+            "Tell me the temperature in {0} in {1}.",
+            "Weather in {0}, in {1}?",
+        ),
         ("temperature", "degrees"),
         "It is {r} degrees {1} in {0}.",
     ),
@@ -87,7 +105,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         ("send_message", "message", "send_text", "notify"),
         "Send a message to a person",
-        ((("to", "recipient", "person"), "string", "person"), (("text", "message", "body"), "string", "phrase")),
+        (
+            (("to", "recipient", "person"), "string", "person"),
+            (("text", "message", "body"), "string", "phrase"),
+        ),
         ("Send a message to {0}: {1}", "Tell {0} this: {1}", "Write to {0}: {1}", "Message {0}: {1}"),
         ("status", "sent"),
         "I sent the message to {0}.",
@@ -173,7 +194,11 @@ class Tool:
 def make_tool(kind: Kind, rng: random.Random) -> Tool:
     name = pick(rng, kind.names)
     if rng.random() < 0.2:
-        name = f"{pick(rng, WORDS)}_{name}" if rng.random() < 0.5 else f"{made_up(rng).lower()}_{pick(rng, WORDS)}"
+        name = (
+            f"{pick(rng, WORDS)}_{name}"
+            if rng.random() < 0.5
+            else f"{made_up(rng).lower()}_{pick(rng, WORDS)}"
+        )
     params = tuple(pick(rng, names) for names, _, _ in kind.params)
     told = rng.random() < 0.15
     properties: dict[str, Any] = {}

@@ -11,10 +11,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_unflatten
+import numpy as np
+from mlx.utils import tree_unflatten
 from mlx_lm.models.llama import Model
 
 from parallm_openai.demo.batches import Batch
+from parallm_openai.demo.model import named
 
 Arrays = tuple[mx.array, ...]
 Loss = Callable[[Model, Arrays], mx.array]
@@ -81,11 +83,10 @@ class Learner:
     def __init__(self, model: Model, loss: Loss, plan: Plan, group: mx.distributed.Group) -> None:
         self.model, self.plan, self.group = model, plan, group
         self._gradient_of = self._gradient_function(loss)
-        matrices = [name for name, w in tree_flatten(model.parameters()) if w.ndim == 2 and "embed" not in name]
+        weights = named(model.parameters()).items()
+        self.matrices = [name for name, weight in weights if weight.ndim == 2 and "embed" not in name]
         self.muon = optim.Muon(plan.matrix_rate, weight_decay=0.0)
         self.adamw = optim.AdamW(plan.rate, betas=[0.9, 0.97], weight_decay=0.0)
-        rest = [name for name, _ in tree_flatten(model.parameters()) if name not in set(matrices)]
-        self.groups = ((self.muon, plan.matrix_rate, matrices), (self.adamw, plan.rate, rest))
 
     def _gradient_function(self, loss: Loss) -> Callable[..., Any]:
         model = self.model
@@ -101,32 +102,55 @@ class Learner:
         parameters = self.model.trainable_parameters()
         loss, gradient = self._gradient_of(parameters, _arrays(batch))
         self.model.update(parameters)
-        leaves = dict(tree_flatten(gradient))
-        sizes = [leaf.size for leaf in leaves.values()]
         weight = mx.array([float(batch.weights.sum())])
-        flat = mx.concatenate([leaf.reshape(-1) for leaf in leaves.values()] + [loss.reshape(1), weight])
+        summed = self._sum({**named(gradient), "loss": loss.reshape(1), "weight": weight})
+        weight, loss = summed.pop("weight"), summed.pop("loss")
+        return loss / weight, {name: leaf / weight for name, leaf in summed.items()}
+
+    def _sum(self, leaves: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The sum of each array over all processes, in one message."""
+        flat = mx.concatenate([leaf.reshape(-1) for leaf in leaves.values()])
         mx.eval(flat)
         flat = mx.distributed.all_sum(flat, group=self.group)
-        parts = mx.split(flat[:-2] / flat[-1], list(itertools.accumulate(sizes))[:-1])
-        shaped = {name: part.reshape(leaf.shape) for (name, leaf), part in zip(leaves.items(), parts, strict=True)}
-        return flat[-2] / flat[-1], shaped
+        ends = list(itertools.accumulate(leaf.size for leaf in leaves.values()))
+        parts = mx.split(flat, ends[:-1])
+        return {
+            name: part.reshape(leaf.shape) for (name, leaf), part in zip(leaves.items(), parts, strict=True)
+        }
 
     def step(self, batch: Batch, scale: float) -> float:
         """One update with the learning rates times `scale`; returns the loss."""
         loss, gradient = self._gradient(batch)
         gradient, _ = optim.clip_grad_norm(gradient, 1.0)
-        parameters = dict(tree_flatten(self.model.parameters()))
-        changed: dict[str, mx.array] = {}
-        for optimizer, rate, names in self.groups:
-            optimizer.learning_rate = rate * scale
-            changed |= optimizer.apply_gradients({n: gradient[n] for n in names}, {n: parameters[n] for n in names})
+        parameters = named(self.model.parameters())
+        self.muon.learning_rate = self.plan.matrix_rate * scale
+        self.adamw.learning_rate = self.plan.rate * scale
+        # Muon's own products cost as much as a fifth of the gradient: each process does its share.
+        ours = set(self.matrices[self.group.rank() :: self.group.size()])
+        moved = self._apply(self.muon, gradient, parameters, ours)
+        zeros = {name: mx.zeros_like(parameters[name]) for name in self.matrices if name not in ours}
+        changed = self._sum({name: (moved | zeros)[name] for name in self.matrices})
+        changed |= self._apply(self.adamw, gradient, parameters, set(parameters) - set(self.matrices))
         self.model.update(tree_unflatten(list(changed.items())))
         mx.eval(self.model.parameters(), self.muon.state, self.adamw.state)
-        return float(loss.item())
+        return float(np.asarray(loss).max())
+
+    @staticmethod
+    def _apply(
+        optimizer: optim.Optimizer,
+        gradient: dict[str, mx.array],
+        parameters: dict[str, mx.array],
+        names: set[str],
+    ) -> dict[str, mx.array]:
+        ordered = sorted(names)
+        moved: dict[str, mx.array] = optimizer.apply_gradients(
+            {name: gradient[name] for name in ordered}, {name: parameters[name] for name in ordered}
+        )
+        return moved
 
     def agree(self, value: float) -> float:
         """The largest `value` of all processes: they must stop at the same step."""
-        return float(mx.distributed.all_max(mx.array([value]), group=self.group).item())
+        return float(np.asarray(mx.distributed.all_max(mx.array([value]), group=self.group)).max())
 
 
 def rate_scale(progress: float, plan: Plan) -> float:
@@ -161,7 +185,9 @@ def learn(
         recent = value if step == 1 else 0.95 * recent + 0.05 * value
         if first and step % plan.log_every == 0:
             rate = seen / (60 * minutes + 1e-9)
-            print(f"step {step} {minutes:.1f} min loss {recent:.4f} {rate:.0f} tok/s {seen} tokens", flush=True)
+            print(
+                f"step {step} {minutes:.1f} min loss {recent:.4f} {rate:.0f} tok/s {seen} tokens", flush=True
+            )
         if first and time.monotonic() - saved > 60 * plan.save_minutes:
             save()
             saved = time.monotonic()

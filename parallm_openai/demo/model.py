@@ -60,8 +60,13 @@ def build(size: Size) -> Model:
     return model
 
 
+def named(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree of parameters by their full names."""
+    return dict(tree_flatten(tree))  # type: ignore[arg-type]
+
+
 def parameter_count(model: Model) -> int:
-    return sum(array.size for _, array in tree_flatten(model.parameters()))
+    return sum(array.size for array in named(model.parameters()).values())
 
 
 def save(model: Model, size: Size, tokenizer: Tokenizer, folder: Path) -> None:
@@ -71,7 +76,7 @@ def save(model: Model, size: Size, tokenizer: Tokenizer, folder: Path) -> None:
     ids = {"eos_token_id": ends, "pad_token_id": ends[1]}
     write_json(folder / "config.json", {**config(size), **ids})
     write_json(folder / "generation_config.json", {**ids, "do_sample": False})
-    weights = dict(tree_flatten(tree_map(lambda w: w.astype(mx.float16), model.parameters())))
+    weights = named(tree_map(lambda w: w.astype(mx.float16), model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
 
 

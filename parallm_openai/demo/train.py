@@ -25,7 +25,7 @@ from parallm_openai.demo.tokenizer import train_tokenizer
 
 TARGET_PLAN = Plan(steps=2200, minutes=60, matrix_rate=0.02, rate=0.004)
 DRAFT_PLAN = Plan(steps=1500, minutes=20, matrix_rate=0.02, rate=0.004)
-BATCH = 2048
+BATCH = 1536
 SEEDS = {"tokenizer": 1, "weights": 2, "target": 3, "draft": 4}
 
 
@@ -54,7 +54,9 @@ def train_draft(target: Path, folder: Path, minutes: float, group: mx.distribute
     print(f"draft: {parameter_count(model)} parameters", flush=True)
     plan = Plan(DRAFT_PLAN.steps, minutes, DRAFT_PLAN.matrix_rate, DRAFT_PLAN.rate)
     stream = together(batches(tokenizer, SEEDS["draft"], BATCH), group.size())
-    return learn(model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder))
+    return learn(
+        model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder)
+    )
 
 
 def run_processes(count: int) -> int:

@@ -36,7 +36,9 @@ WORDS = (
     "dog bird fish horse lion mouse book door table chair lamp clock cup"
 ).split()
 
-_STARTS = "Ba Da Fe Ga Ho Ka Ki Lo Ma Mi Na Ne Ra Ri Sa So Ta To Va Vi Za Zu Bel Cor Dal Fen Gar Mor Tal".split()
+_STARTS = (
+    "Ba Da Fe Ga Ho Ka Ki Lo Ma Mi Na Ne Ra Ri Sa So Ta To Va Vi Za Zu Bel Cor Dal Fen Gar Mor Tal".split()
+)
 _ENDS = "ra ro na no la lo ta to ma mi vin den dor len mar nus rin ston vik wen zan kis sa li".split()
 
 

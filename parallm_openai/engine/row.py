@@ -23,8 +23,6 @@ class Row:
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
-    drafted: int = 0
-    accepted: int = 0
 
     @classmethod
     def of(cls, request: Request, context_length: int, eos_ids: frozenset[int]) -> Row:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 
@@ -63,7 +64,7 @@ class EngineCore:
         self.stats.requests += 1
         self.scheduler.waiting.append(Row.of(request, self.context_length, self.eos_ids))
 
-    def cancel(self, request_id: int) -> list[Output]:
+    def cancel(self, request_id: int, reason: FinishReason = FinishReason.CANCELLED) -> list[Output]:
         """Free the request's row now; nothing if it has already ended."""
         row = self.scheduler.unqueue(request_id)
         for index, candidate in enumerate(self.scheduler.prefilling):
@@ -73,7 +74,7 @@ class EngineCore:
             if candidate.id == request_id:
                 row = self._drop_running(index)
         if row is not None:
-            self._end(row, FinishReason.CANCELLED)
+            self._end(row, reason)
         return self._take_outputs()
 
     def cancel_all(self) -> list[Output]:
@@ -237,20 +238,25 @@ class EngineCore:
         counts: list[int] = []
         ended: list[int] = []
         for index, row in enumerate(rows):
-            row.drafted += drafted[index]
-            row.accepted += accepted[index]
             before = len(row.tokens)
             kept, reason, stop_token = row.extend(sampled[index][: accepted[index] + 1])
             # The row's last token was read together with the drafts that it kept; its newest is pending.
             counts.append(max(1, len(row.tokens) - before))
             if row.first_token_at is None:
                 row.first_token_at = time.perf_counter()
-            logprobs = tuple(scored[index][: len(kept)])
+            output = Output(
+                row.id,
+                tokens=tuple(kept),
+                logprobs=tuple(scored[index][: len(kept)]),
+                stop_token=stop_token,
+                drafted=drafted[index],
+                accepted=min(accepted[index], len(kept)),
+            )
             if reason is None:
-                self._outputs.append(Output(row.id, tuple(kept), logprobs))
+                self._outputs.append(output)
             else:
                 ended.append(index)
-                self._end(row, reason, tokens=tuple(kept), logprobs=logprobs, stop_token=stop_token)
+                self._end(row, reason, output)
         self.target.decoding.commit(counts)
         for index in reversed(ended):
             self._drop_running(index)
@@ -275,29 +281,14 @@ class EngineCore:
             self.scheduler.requeue(newest)
 
     def _end(
-        self,
-        row: Row,
-        reason: FinishReason,
-        *,
-        tokens: tuple[int, ...] = (),
-        logprobs: tuple[TokenLogprob, ...] = (),
-        stop_token: int | None = None,
-        error: str | None = None,
+        self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None
     ) -> None:
+        """Close a request's books; `output` is what its last step produced."""
         self.stats.finished(row, reason)
         self.draft_length.forget(row)
-        self._outputs.append(
-            Output(
-                row.id,
-                tokens,
-                logprobs,
-                finish_reason=reason,
-                stop_token=stop_token,
-                error=error,
-                drafted=row.drafted,
-                accepted=row.accepted,
-            )
-        )
+        self._outputs.append(replace(output or Output(row.id), finish_reason=reason, error=error))
+
+    # Failure
 
     def _guarded(
         self, stage: Callable[[], None], clear: Callable[[FinishReason, str | None], None]

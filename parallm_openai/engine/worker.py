@@ -14,7 +14,7 @@ from typing import Any
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import build_core
-from parallm_openai.engine.request import Output, Request
+from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.models.loading import LoadedModel
 
@@ -39,6 +39,7 @@ class _Submit:
 @dataclass(frozen=True)
 class _Cancel:
     request_id: int
+    reason: FinishReason
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ class Engine:
             self._unfinished += 1
         self._inbox.put(_Submit(request))
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Free the request's row before the next step; harmless when it has ended."""
-        self._inbox.put(_Cancel(request_id))
+        self._inbox.put(_Cancel(request_id, reason))
 
     def stats(self) -> dict[str, Any]:
         core = self.core
@@ -177,8 +178,8 @@ class Engine:
         match command:
             case _Submit(request):
                 self.core.add(request)
-            case _Cancel(request_id):
-                self._hand_over(self.core.cancel(request_id))
+            case _Cancel(request_id, reason):
+                self._hand_over(self.core.cancel(request_id, reason))
             case _Stop():
                 self._hand_over(self.core.cancel_all())
                 return False
@@ -219,10 +220,10 @@ class RequestStream:
         self._ended = output.finish_reason is not None
         return output
 
-    def cancel(self) -> None:
+    def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Free the row before the next step; safe to call at any time, more than once."""
         if not self._ended:
-            self._engine.cancel(self.request.id)
+            self._engine.cancel(self.request.id, reason)
 
 
 class AsyncEngine:

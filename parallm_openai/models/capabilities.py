@@ -1,0 +1,126 @@
+"""What a model family can do in a batch: found out by trying, not by a list of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from parallm_openai.engine.kv_cache import RaggedCache
+from parallm_openai.engine.native_cache import NativeCache, NativePrefill
+
+
+class Batching(StrEnum):
+    RAGGED = "ragged"
+    NATIVE = "native"
+
+
+class UnsupportedModelError(Exception):
+    """A model that neither kind of batch serves correctly, with the reason."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """How a model is batched, whether it may speculate, and why."""
+
+    batching: Batching
+    speculation: bool
+    reason: str
+
+
+def probe(model: nn.Module, vocab_size: int) -> Capabilities:
+    """Compare batched forwards with single-row ones on a few tokens.
+
+    Raises UnsupportedModelError where neither kind of cache reproduces the single rows.
+    """
+    plain = all(isinstance(layer, (KVCache, RotatingKVCache)) for layer in make_prompt_cache(model))
+    problem = "its cache is not plain keys and values"
+    if plain:
+        found = _disagreement(lambda: _ragged_rounds(model, vocab_size))
+        if found is None:
+            return Capabilities(Batching.RAGGED, True, "plain keys and values; verified against single rows")
+        problem = f"in a ragged batch {found}"
+    found = _disagreement(lambda: _native_rounds(model, vocab_size))
+    if found is None:
+        return Capabilities(Batching.NATIVE, False, f"served by mlx-lm's batch caches, since {problem}")
+    raise UnsupportedModelError(f"this model cannot be served in a batch: {problem}; in mlx-lm's batch caches {found}")
+
+
+# Logits in a batch and the same from single rows, position by position.
+Comparison = list[tuple[mx.array, mx.array]]
+
+
+def _disagreement(rounds: Callable[[], Comparison]) -> str | None:
+    try:
+        compared = rounds()
+        pairs = [(np.array(a.astype(mx.float32)), np.array(b.astype(mx.float32))) for a, b in compared]
+    except Exception as error:
+        return f"it fails ({type(error).__name__}: {error})"
+    tolerance = 1e-3 if compared[0][0].dtype == mx.float32 else 5e-2
+    for batched, alone in pairs:
+        scale = max(float(np.abs(alone).max()), 1e-6)
+        error = float(np.abs(batched - alone).max()) / scale
+        if not error < tolerance:
+            return f"its logits differ from single rows by {error:.2g} of their size"
+    return None
+
+
+def _tokens(vocab_size: int) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [[int(t) for t in rng.integers(0, min(vocab_size, 1000), length)] for length in (11, 4, 7)]
+
+
+def _ragged_rounds(model: nn.Module, vocab_size: int) -> Comparison:
+    """Three ragged rows: read some, read more with a tail that is rejected, and go on after it."""
+    rows = _tokens(vocab_size)
+    cache = RaggedCache(model)
+    for _ in rows:
+        cache.append()
+    single = [_alone(model, row) for row in rows]
+    compared: Comparison = []
+    done = [0] * len(rows)
+    for widths, kept in (((5, 1, 3), (5, 1, 3)), ((4, 3, 2), (1, 2, 0)), ((3, 1, 4), (3, 1, 4))):
+        chunks = [row[at : at + width] for row, at, width in zip(rows, done, widths, strict=True)]
+        logits = cache.forward(chunks)
+        for i, chunk in enumerate(chunks):
+            compared.append((logits[i, : len(chunk)], single[i][done[i] : done[i] + len(chunk)]))
+        mx.eval(logits)
+        cache.commit(kept)
+        done = [at + count for at, count in zip(done, kept, strict=True)]
+    return compared
+
+
+def _native_rounds(model: nn.Module, vocab_size: int) -> Comparison:
+    """Rows that read their prompts alone, decode together, and lose one of them on the way."""
+    rows = _tokens(vocab_size)
+    single = [_alone(model, row) for row in rows]
+    prefill, batch = NativePrefill(model), NativeCache(model)
+    for row in rows:
+        prefill.append()
+        prefill.forward([row[:-2]])
+        prefill.evaluate()
+        prefill.commit([len(row) - 2])
+        batch.take(prefill, 0)
+        prefill.remove(0)
+    logits = batch.forward([[row[-2]] for row in rows])
+    compared = [(logits[i, 0], single[i][-2]) for i in range(len(rows))]
+    batch.commit([1] * len(rows))
+    batch.remove(0)
+    remaining = [2, 1]
+    logits = batch.forward([[rows[i][-1]] for i in remaining])
+    compared += [(logits[place, 0], single[i][-1]) for place, i in enumerate(remaining)]
+    return compared
+
+
+def _alone(model: nn.Module, tokens: Sequence[int]) -> mx.array:
+    """Logits `[len(tokens), vocab]` of one row read token by token, as plain decoding does."""
+    cache = make_prompt_cache(model)
+    logits = [model(mx.array([[token]]), cache=cache)[0, 0] for token in tokens]
+    stacked = mx.stack(logits)
+    mx.eval(stacked)
+    return stacked

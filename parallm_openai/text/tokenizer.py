@@ -1,0 +1,120 @@
+"""The model's tokenizer and chat template, as the API needs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import jinja2
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
+from parallm_openai.text.token_bytes import TokenBytes
+
+Message = dict[str, Any]
+
+
+class TemplateError(ValueError):
+    """The chat template refuses these messages, or there is none."""
+
+
+class Tokenizer:
+    """Encodes, renders and names tokens. Thread-safe for reading, as the tokenizers library is."""
+
+    def __init__(self, wrapper: TokenizerWrapper, vocab_size: int) -> None:
+        self.wrapper = wrapper
+        self.vocab_size = vocab_size
+        self._hf = wrapper._tokenizer
+        try:
+            self._bytes: TokenBytes | None = TokenBytes(self._hf)
+        except ValueError:
+            self._bytes = None
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of `text`; with `special`, framed as the model expects a text to begin."""
+        return list(self._hf.encode(text, add_special_tokens=special))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        detokenizer = self.detokenizer()
+        return "".join(map(detokenizer.add, tokens)) + detokenizer.flush()
+
+    def detokenizer(self) -> Detokenizer:
+        if self._bytes is not None:
+            return ByteDetokenizer(self._bytes)
+        return LibraryDetokenizer(self.wrapper.detokenizer)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The token's own bytes, perhaps a part of a character; special tokens have their name."""
+        if self._bytes is not None:
+            return self._bytes.of[token] if token < len(self._bytes.of) else b""
+        return str(self._hf.decode([token])).encode()
+
+    def token_text(self, token: int) -> str:
+        """The token as text; bytes that are no character by themselves appear as U+FFFD."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def unknown_ids(self, tokens: Sequence[int]) -> list[int]:
+        """Those ids that the model has no logit for: they must never reach an array."""
+        return [token for token in tokens if not 0 <= token < self.vocab_size]
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self.wrapper.has_chat_template)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt that the chat template makes of OpenAI-style messages.
+
+        `continue_final` leaves the last message open for the model to go on with. `options`
+        are template variables. Raises TemplateError with the template's own words.
+        """
+        if not self.has_chat_template:
+            raise TemplateError("this model has no chat template; use /v1/completions")
+        adapted = [_adapted(message) for message in messages]
+        settings = dict(options or {})
+        settings.setdefault("enable_thinking", False)
+        try:
+            return str(
+                self.wrapper.apply_chat_template(
+                    adapted,
+                    tools=list(tools) if tools else None,
+                    tokenize=False,
+                    add_generation_prompt=not continue_final,
+                    continue_final_message=continue_final,
+                    **settings,
+                )
+            )
+        except (jinja2.TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TemplateError(f"the chat template refuses these messages: {error}") from error
+
+
+def _adapted(message: Message) -> Message:
+    """A message as templates expect it: text content, and tool arguments as objects."""
+    adapted = deepcopy(message)
+    adapted["content"] = _flat(message.get("content"))
+    if adapted["role"] == "developer":
+        adapted["role"] = "system"
+    for call in adapted.get("tool_calls") or []:
+        function = call.get("function", {})
+        if isinstance(function.get("arguments"), str):
+            try:
+                function["arguments"] = json.loads(function["arguments"] or "{}")
+            except json.JSONDecodeError as error:
+                raise TemplateError(f"a tool call's arguments are not JSON: {error}") from error
+    return adapted
+
+
+def _flat(content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or part.get("refusal") or "" for part in content)

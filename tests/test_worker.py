@@ -1,0 +1,188 @@
+"""The engine's thread and its bridge to asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tiny
+from pydantic import ValidationError
+from tiny import greedy, reference
+
+from parallm_openai.engine.request import FinishReason, Output
+from parallm_openai.engine.worker import AsyncEngine, Engine, EngineStoppedError, QueueFullError
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.outputs: dict[int, list[Output]] = {}
+        self.ended: dict[int, threading.Event] = {}
+
+    def __call__(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            self.outputs.setdefault(output.request_id, []).append(output)
+            if output.finish_reason is not None:
+                self.ended.setdefault(output.request_id, threading.Event()).set()
+
+    def wait(self, request_id: int) -> list[Output]:
+        assert self.ended.setdefault(request_id, threading.Event()).wait(30)
+        return self.outputs[request_id]
+
+    def tokens(self, request_id: int) -> list[int]:
+        return [token for output in self.wait(request_id) for token in output.tokens]
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox()
+
+
+@pytest.fixture
+def engine(outbox: Outbox) -> Iterator[Engine]:
+    engine = Engine(lambda: tiny.core(max_batch_size=4, max_queue=4), outbox)
+    yield engine
+    engine.stop()
+
+
+def test_requests_from_many_threads_all_end_with_their_own_tokens(engine: Engine, outbox: Outbox) -> None:
+    requests = [greedy([n + 1, 2], 10) for n in range(8)]
+    threads = [threading.Thread(target=engine.submit, args=(request,)) for request in requests]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for request in requests:
+        assert outbox.tokens(request.id) == reference(request)
+    assert engine.unfinished == 0
+
+
+def test_one_request_too_many_is_refused_and_the_others_go_on(engine: Engine, outbox: Outbox) -> None:
+    requests = [greedy([n + 1], 300) for n in range(8)]
+    for request in requests:
+        engine.submit(request)
+    with pytest.raises(QueueFullError):
+        engine.submit(greedy([1], 1))
+    for request in requests:
+        engine.cancel(request.id)
+        assert outbox.wait(request.id)[-1].finish_reason is FinishReason.CANCELLED
+
+
+def test_a_bad_setting_is_refused_whole(engine: Engine) -> None:
+    before = engine.config
+    with pytest.raises(ValidationError):
+        engine.configure(max_batch_size=8, batch_timeout_ms=-1)
+    with pytest.raises(ValidationError):
+        engine.configure(no_such_setting=1)
+    assert engine.config == before
+    assert engine.configure(max_batch_size=8).max_batch_size == 8
+
+
+def test_an_idle_engine_waits_for_company(outbox: Outbox) -> None:
+    engine = Engine(lambda: tiny.core(batch_timeout_ms=2000, max_batch_size=2), outbox)
+    first, second = greedy([1], 5), greedy([2], 5)
+    engine.submit(first)
+    time.sleep(0.05)
+    assert not outbox.outputs, "the first request should still be waiting"
+    engine.submit(second)
+    outbox.wait(first.id)
+    outbox.wait(second.id)
+    assert engine.stats()["batching_stats"]["avg_batch_size"] == 2
+    engine.stop()
+
+
+def test_stopping_ends_what_runs_and_refuses_what_comes(outbox: Outbox) -> None:
+    engine = Engine(lambda: tiny.core(), outbox)
+    request = greedy([1], 4000)
+    engine.submit(request)
+    engine.stop()
+    assert outbox.wait(request.id)[-1].finish_reason is FinishReason.CANCELLED
+    with pytest.raises(EngineStoppedError):
+        engine.submit(greedy([1], 1))
+
+
+def test_a_step_that_breaks_ends_every_request_with_an_error_and_the_engine_lives(
+    engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, later = greedy([1], 50), greedy([2], 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.core, "step", lambda: (_ for _ in ()).throw(RuntimeError("broken")))
+        engine.submit(request)
+        last = outbox.wait(request.id)[-1]
+    assert last.finish_reason is FinishReason.ERROR
+    assert "broken" in (last.error or "")
+    engine.submit(later)
+    assert outbox.tokens(later.id) == reference(later)
+
+
+def test_a_core_that_cannot_be_built_fails_the_start() -> None:
+    def build() -> Any:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        Engine(build, lambda _: None)
+
+
+@pytest.fixture
+def async_engine(monkeypatch: pytest.MonkeyPatch) -> AsyncEngine:
+    monkeypatch.setattr("parallm_openai.engine.worker.build_core", lambda model, config, draft: tiny.core())
+    return AsyncEngine(_Loaded(), tiny.core().config)  # type: ignore[arg-type]
+
+
+class _Loaded:
+    vocab_size = tiny.VOCAB
+
+
+def test_streams_end_after_their_last_output(async_engine: AsyncEngine) -> None:
+    async def scenario() -> None:
+        requests = [greedy([n + 1], 12) for n in range(5)]
+        streams = [async_engine.open(request) for request in requests]
+
+        async def read(stream: Any) -> list[int]:
+            return [token async for output in stream for token in output.tokens]
+
+        for request, tokens in zip(requests, await asyncio.gather(*map(read, streams)), strict=True):
+            assert tokens == reference(request)
+        await async_engine.shutdown(5)
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_stream_ends(async_engine: AsyncEngine) -> None:
+    async def scenario() -> None:
+        stream = async_engine.open(greedy([1], 4000))
+        await anext(stream)
+        stream.cancel()
+        stream.cancel()
+        last = [output async for output in stream][-1]
+        assert last.finish_reason is FinishReason.CANCELLED
+        await async_engine.shutdown(5)
+
+    asyncio.run(scenario())
+
+
+def test_shutdown_lets_running_requests_finish(async_engine: AsyncEngine) -> None:
+    async def scenario() -> None:
+        request = greedy([1], 60)
+        stream = async_engine.open(request)
+        closing = asyncio.create_task(async_engine.shutdown(30))
+        tokens = [token async for output in stream for token in output.tokens]
+        assert tokens == reference(request)
+        await closing
+        with pytest.raises(EngineStoppedError):
+            async_engine.open(greedy([1], 1))
+
+    asyncio.run(scenario())
+
+
+def test_shutdown_cancels_what_outlasts_its_timeout(async_engine: AsyncEngine) -> None:
+    async def scenario() -> None:
+        stream = async_engine.open(greedy([1], 4000))
+        await anext(stream)
+        await async_engine.shutdown(0.05)
+        assert [output async for output in stream][-1].finish_reason is FinishReason.CANCELLED
+
+    asyncio.run(scenario())
