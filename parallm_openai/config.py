@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,9 @@ class EngineConfig(BaseModel):
     max_queue: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
     use_speculative_decoding: bool = Field(True, description="Draft and verify where a drafter is loaded.")
     max_draft_tokens: int = Field(6, ge=0, le=32, description="Tokens drafted per row and step at most.")
+    draft_length: Annotated[int, Field(ge=0, le=32)] | Literal["auto"] = Field(
+        "auto", description="Tokens drafted per row and step: auto, or a fixed number."
+    )
     speculative_acceptance: Acceptance = Field(
         "coupled",
         description="Rule for sampled drafts: coupled (seeds give the same tokens whatever is drafted) or rejection.",

@@ -110,12 +110,12 @@ def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fixed_length_stays_fixed() -> None:
-    controller = DraftLength(fixed=3)
+    controller = DraftLength()
     rows = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
     for _ in range(50):
-        chosen = controller.choose(rows, [LIMIT, 2], 10)
+        chosen = controller.choose(rows, [LIMIT, 2], 10, fixed=3)
         controller.learn(rows, chosen, [0, 0], 10, 1.0, 1.0)
-    assert max(controller.choose(rows, [LIMIT, LIMIT], 10)) >= 1
+    assert controller.choose(rows, [LIMIT, LIMIT], 10, fixed=3) == [3, 3]
     assert controller.report()["current_draft_length"] == 3
 
 

@@ -18,7 +18,6 @@ from parallm_openai.config import EngineConfig
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.sampling import noise_key
-from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.step import EngineCore
 
@@ -64,7 +63,6 @@ def draft(noise: float) -> nn.Module:
 def core(
     drafter: Drafter | None = None,
     *,
-    fixed_draft: int | None = None,
     ragged: bool = True,
     eos: Sequence[int] = (),
     target: nn.Module | None = None,
@@ -73,7 +71,6 @@ def core(
     return EngineCore(
         ModelRunner(target or model(), ragged=ragged),
         drafter or Drafter(),
-        DraftLength(fixed_draft),
         EngineConfig.model_validate(settings),
         context_length=CONTEXT,
         eos_ids=frozenset(eos),

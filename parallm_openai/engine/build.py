@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Literal
+
 from parallm_openai.config import EngineConfig
+from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
 from parallm_openai.engine.runner import ModelRunner
+from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
-from parallm_openai.models.capabilities import Batching, probe
-from parallm_openai.models.loading import LoadedModel
+from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
+
+log = logging.getLogger(__name__)
+
+Draft = LoadedModel | Literal["ngram"] | None
 
 
-def build_core(model: LoadedModel, config: EngineConfig, draft: LoadedModel | None = None) -> EngineCore:
-    """The engine's core for a model. Raises UnsupportedModelError where the family cannot be batched."""
+def build_core(model: LoadedModel, config: EngineConfig, draft: Draft = None) -> EngineCore:
+    """The engine's core for a model and, perhaps, something to draft with.
+
+    Raises UnsupportedModelError where the family cannot be batched, or the draft not un-written,
+    and ModelLoadError where the draft's tokenizer is not the target's.
+    """
     abilities = probe(model.model, model.vocab_size)
+    log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
     return EngineCore(
-        ModelRunner(model.model, ragged=abilities.batching is Batching.RAGGED),
-        Drafter(),
+        ModelRunner(model.model, ragged=abilities.speculation),
+        _drafter(model, abilities, draft),
         config,
         context_length=model.context_length,
         eos_ids=model.eos_token_ids,
     )
+
+
+def _drafter(model: LoadedModel, abilities: Capabilities, draft: Draft) -> Drafter:
+    if draft is None:
+        return Drafter()
+    if not abilities.speculation:
+        log.warning("%s cannot speculate (%s); it is served without", model.name, abilities.reason)
+        return Drafter()
+    if draft == "ngram":
+        return NgramDrafter()
+    check_same_tokenizer(model, draft)
+    if not probe(draft.model, draft.vocab_size).speculation:
+        raise UnsupportedModelError(f"{draft.name} cannot draft: what it has read cannot be taken back")
+    return DraftModel(draft.model, draft.vocab_size, model.vocab_size)

@@ -33,7 +33,6 @@ class EngineCore:
         self,
         target: ModelRunner,
         drafter: Drafter,
-        draft_length: DraftLength,
         config: EngineConfig,
         *,
         context_length: int,
@@ -41,7 +40,7 @@ class EngineCore:
     ) -> None:
         self.target = target
         self.drafter = drafter
-        self.draft_length = draft_length
+        self.draft_length = DraftLength()
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
@@ -125,7 +124,8 @@ class EngineCore:
     def _read_prompts(self, rows: list[Row], width: int) -> None:
         before = list(self.target.prefilling.lengths)
         logits = self.target.prefill(rows, width)
-        if self.draft_length.hopeful and any(map(self._wants_drafts, rows)):
+        hopeful = self.config.draft_length != "auto" or self.draft_length.hopeful
+        if hopeful and any(map(self._wants_drafts, rows)):
             self.drafter.prefill(rows, width)
         self.stats.prefilled(sum(self.target.prefilling.lengths) - sum(before))
         for index, row in enumerate(rows):
@@ -175,11 +175,12 @@ class EngineCore:
     def _draft(self, rows: Sequence[Row], lengths: Sequence[int], context: int) -> list[Draft]:
         limits = [self._draft_limit(row) for row in rows]
         acceptance = self.config.speculative_acceptance
+        fixed = None if self.config.draft_length == "auto" else self.config.draft_length
         if self.drafter.free:
             proposed = self.drafter.propose(rows, lengths, limits, acceptance)
-            chosen = self.draft_length.choose(rows, [len(draft) for draft in proposed], context)
+            chosen = self.draft_length.choose(rows, [len(draft) for draft in proposed], context, fixed)
             return [draft.cut(length) for draft, length in zip(proposed, chosen, strict=True)]
-        chosen = self.draft_length.choose(rows, limits, context)
+        chosen = self.draft_length.choose(rows, limits, context, fixed)
         return self.drafter.propose(rows, lengths, chosen, acceptance)
 
     def _draft_limit(self, row: Row) -> int:

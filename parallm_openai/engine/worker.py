@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from parallm_openai.config import EngineConfig
-from parallm_openai.engine.build import build_core
+from parallm_openai.engine.build import Draft, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.models.loading import LoadedModel
@@ -230,7 +230,7 @@ class AsyncEngine:
     """The engine as one event loop sees it."""
 
     def __init__(
-        self, model: LoadedModel, config: EngineConfig, draft: LoadedModel | None = None
+        self, model: LoadedModel, config: EngineConfig, draft: Draft = None
     ) -> None:
         self.vocab_size = model.vocab_size
         self._streams: dict[int, RequestStream] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
 from parallm_openai.engine.worker import RequestStream
@@ -38,21 +38,17 @@ class Counts:
     cached_prompt: int = 0
 
 
-@dataclass(slots=True)
 class Reader:
     """Turns engine outputs into text deltas; knows nothing of where they come from.
 
     Tokens count up to and including the one that completed a stop string.
     """
 
-    tokenizer: Tokenizer
-    stops: Sequence[str] = ()
-    counts: Counts = field(default_factory=Counts)
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self._detokenizer = self.tokenizer.detokenizer()
-        self._matcher = StopMatcher(self.stops)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+        self.counts = Counts()
+        self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self._detokenizer = tokenizer.detokenizer()
+        self._matcher = StopMatcher(stops)
 
     def read(self, output: Output) -> TextDelta:
         """The text of one engine output. Raises GenerationError where the engine failed."""
@@ -87,9 +83,9 @@ class Reader:
 class Generation:
     """A sequence under way; iterate over it for its deltas. Leaving it early frees its row."""
 
-    def __init__(self, stream: RequestStream, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stream: RequestStream, reader: Reader) -> None:
         self._stream = stream
-        self._reader = Reader(tokenizer, stops)
+        self._reader = reader
 
     @property
     def counts(self) -> Counts:

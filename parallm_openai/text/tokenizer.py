@@ -60,6 +60,12 @@ class Tokenizer:
         return [token for token in tokens if not 0 <= token < self.vocab_size]
 
     @property
+    def start_token(self) -> int | None:
+        """What stands for the start of a text in an empty prompt, where the tokenizer has such a token."""
+        start = self._hf.bos_token_id if self._hf.bos_token_id is not None else self._hf.eos_token_id
+        return None if start is None else int(start)
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self.wrapper.has_chat_template)
 

@@ -53,8 +53,7 @@ class Acceptance:
 class DraftLength:
     """Chooses each step's draft lengths and learns from what came of them."""
 
-    def __init__(self, fixed: int | None = None) -> None:
-        self.fixed = fixed
+    def __init__(self) -> None:
         self.verify_cost = StepCost()
         self.draft_cost = StepCost()
         self.by_depth: list[Acceptance] = []
@@ -67,19 +66,18 @@ class DraftLength:
     @property
     def hopeful(self) -> bool:
         """Whether new rows are likely to be drafted for, so that a drafter should read their prompts."""
-        return self.fixed is not None or self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
+        return self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
 
-    def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int) -> list[int]:
+    def choose(
+        self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None
+    ) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
-        chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
-        trial = None if self.fixed is not None else self._unmeasured(len(rows), longest, context)
-        if longest == 0 or self.fixed == 0:
-            lengths = [0] * len(rows)
-        elif self.fixed is not None or trial is not None:
-            wanted = trial if self.fixed is None else self.fixed
-            lengths = [min(wanted or 0, limit) for limit in limits]
+        given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest, context)
+        if given is not None or longest == 0:
+            lengths = [min(given or 0, limit) for limit in limits]
         else:
+            chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
             best = self._best(chances, longest, context)
             lengths = [_worth_sampling(row[:best]) for row in chances]
         self._current = max(lengths)
@@ -154,8 +152,7 @@ class DraftLength:
 class DraftLength:
     """Chooses each step's draft lengths and learns from what came of them."""
 
-    def __init__(self, fixed: int | None = None) -> None:
-        self.fixed = fixed
+    def __init__(self) -> None:
         self.verify_cost = StepCost()
         self.draft_cost = StepCost()
         self.by_depth: list[Acceptance] = []
@@ -168,19 +165,18 @@ class DraftLength:
     @property
     def hopeful(self) -> bool:
         """Whether new rows are likely to be drafted for, so that a drafter should read their prompts."""
-        return self.fixed is not None or self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
+        return self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
 
-    def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int) -> list[int]:
+    def choose(
+        self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None
+    ) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
-        chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
-        trial = None if self.fixed is not None else self._unmeasured(len(rows), longest, context)
-        if longest == 0 or self.fixed == 0:
-            lengths = [0] * len(rows)
-        elif self.fixed is not None or trial is not None:
-            wanted = trial if self.fixed is None else self.fixed
-            lengths = [min(wanted or 0, limit) for limit in limits]
+        given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest, context)
+        if given is not None or longest == 0:
+            lengths = [min(given or 0, limit) for limit in limits]
         else:
+            chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
             best = self._best(chances, longest, context)
             lengths = [_worth_sampling(row[:best]) for row in chances]
         self._current = max(lengths)

@@ -1,0 +1,143 @@
+"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+log = logging.getLogger(__name__)
+
+# The SDK retries 5xx answers by itself; a generation that failed once would fail again.
+NO_RETRY = {"x-should-retry": "false"}
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+        self.headers = dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def unsupported(param: str, reason: str = "is not supported by this server") -> ApiError:
+    return ApiError(400, f"'{param}' {reason}.", param=param, code="unsupported_parameter")
+
+
+def model_not_found(name: str) -> ApiError:
+    return ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")
+
+
+def context_exceeded(limit: int, prompt: int, completion: int, param: str) -> ApiError:
+    return ApiError(
+        400,
+        f"This model's maximum context length is {limit} tokens. However, you requested {prompt + completion} tokens "
+        f"({prompt} in the {param}, {completion} in the completion). "
+        f"Please reduce the length of the {param} or completion.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def overloaded(message: str) -> ApiError:
+    return ApiError(
+        429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"}
+    )
+
+
+def shutting_down() -> ApiError:
+    return ApiError(
+        503, "The server is shutting down.", type="server_error", code="unavailable", headers={"Retry-After": "5"}
+    )
+
+
+def timed_out(seconds: float) -> ApiError:
+    message = f"The request took longer than this server's limit of {seconds:g} seconds."
+    return ApiError(504, message, type="server_error", code="timeout", headers=NO_RETRY)
+
+
+def internal(message: str = "The server had an error while processing your request.") -> ApiError:
+    return ApiError(500, message, type="server_error", code="internal_error", headers=NO_RETRY)
+
+
+def from_validation(errors: Sequence[Any]) -> ApiError:
+    """The first of pydantic's errors, naming the field."""
+    error = errors[0]
+    location = [part for part in error["loc"] if part not in ("body", "query")]
+    param = path(location)
+    kind = error["type"]
+    if kind == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}", code="invalid_json")
+    if kind == "extra_forbidden":
+        return ApiError(400, f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
+    if kind == "missing":
+        name = param or "body"
+        return ApiError(400, f"Missing required parameter: '{name}'.", param=param, code="missing_required_parameter")
+    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
+    return invalid(f"Invalid value for '{param or 'body'}': {error['msg']}.", param, code)
+
+
+def path(location: Sequence[str | int]) -> str | None:
+    """`messages[0].content` for ("messages", 0, "content", …); a union's branch names are left out."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() and not part[0].isupper() and part not in ("str", "int", "list", "float", "bool"):
+            text += f".{part}" if text else part
+    return text or None
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the app, FastAPI's own included, in OpenAI's shape."""
+
+    async def on_api_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.response()
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return from_validation(error.errors()).response()
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 404:
+            message = f"Invalid URL ({request.method} {request.url.path})"
+        elif error.status_code == 405:
+            message = f"Not allowed to {request.method} on {request.url.path}"
+        else:
+            message = str(error.detail or HTTPStatus(error.status_code).phrase)
+        return ApiError(error.status_code, message, headers=error.headers).response()
+
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        return internal().response()
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_anything)

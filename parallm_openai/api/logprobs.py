@@ -1,0 +1,71 @@
+"""Log-probabilities in the two shapes of OpenAI's endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from parallm_openai.engine.request import TokenLogprob
+from parallm_openai.text.tokenizer import Tokenizer
+
+# JSON has no minus infinity; OpenAI gives this for a token that cannot come.
+LEAST = -9999.0
+
+
+def chat_content(entries: Sequence[TokenLogprob], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """`logprobs.content` of a chat choice."""
+    return [
+        {
+            **_named(entry.token, entry.logprob, tokenizer),
+            "top_logprobs": [_named(token, logprob, tokenizer) for token, logprob in entry.top],
+        }
+        for entry in entries
+    ]
+
+
+def _named(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    raw = tokenizer.token_bytes(token)
+    return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, LEAST), "bytes": list(raw)}
+
+
+class CompletionLogprobs:
+    """Builds the `logprobs` of a completion choice, piece by piece; `offset` counts characters of its text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._offset = 0
+
+    def piece(self, tokens: Sequence[int], entries: Sequence[TokenLogprob | None]) -> dict[str, Any]:
+        """The entries of some tokens; the first of a prompt, which nothing precedes, has None."""
+        names: list[str] = []
+        offsets: list[int] = []
+        for token in tokens:
+            names.append(legacy_name(token, self._tokenizer))
+            offsets.append(self._offset)
+            self._offset += len(self._tokenizer.token_text(token))
+        return {
+            "tokens": names,
+            "token_logprobs": [None if entry is None else max(entry.logprob, LEAST) for entry in entries],
+            "top_logprobs": [None if entry is None else self._top(entry) for entry in entries],
+            "text_offset": offsets,
+        }
+
+    def _top(self, entry: TokenLogprob) -> dict[str, float]:
+        """The most likely tokens, and the chosen one even where it is not among them."""
+        found = {legacy_name(token, self._tokenizer): max(logprob, LEAST) for token, logprob in entry.top}
+        found.setdefault(legacy_name(entry.token, self._tokenizer), max(entry.logprob, LEAST))
+        return found
+
+
+def legacy_name(token: int, tokenizer: Tokenizer) -> str:
+    r"""A token's text, or `bytes:\xe2\x82` where it is a part of a character: names must not collide."""
+    raw = tokenizer.token_bytes(token)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def joined(pieces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several pieces as one."""
+    return {key: [item for piece in pieces for item in piece[key]] for key in pieces[0]}

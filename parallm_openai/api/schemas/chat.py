@@ -1,0 +1,128 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions, refuse
+
+
+class ContentPart(Body):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(Body):
+    name: str
+    arguments: str
+
+
+class ToolCall(Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(Body):
+    # Clients send answers back whole, with fields that mean nothing in a prompt (annotations, reasoning, …).
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+    def check(self, index: int) -> None:
+        """Raise ApiError for what a text model cannot read."""
+        where = f"messages[{index}]"
+        if self.content is None and self.role not in ("assistant", "function"):
+            raise invalid(f"Invalid value for '{where}.content': expected text, got null.", f"{where}.content")
+        if self.role == "assistant" and self.content is None and not self.tool_calls:
+            raise invalid(f"'{where}' has neither content nor tool calls.", f"{where}.content")
+        if isinstance(self.content, list):
+            for place, part in enumerate(self.content):
+                param = f"{where}.content[{place}]"
+                if part.type not in ("text", "refusal"):
+                    raise unsupported(f"{param}.type", f"is '{part.type}': this model reads text only")
+                if part.type == "text" and part.text is None:
+                    raise invalid(f"Missing required parameter: '{param}.text'.", f"{param}.text")
+
+
+class ChatRequest(SamplingFields):
+    model: str
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=128)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    # Known to OpenAI's clients, not supported yet: refused by name unless they ask for nothing.
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    web_search_options: Any = None
+    moderation: Any = None
+    # Cannot change the answer.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+
+    def check(self) -> None:
+        """Raise ApiError for what the types do not say."""
+        for index, message in enumerate(self.messages):
+            message.check(index)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
+            raise invalid("'max_tokens' and 'max_completion_tokens' differ; send one of them.", "max_tokens")
+        if self.stream_options is not None and not self.stream:
+            raise invalid("'stream_options' is only allowed with 'stream'.", "stream_options")
+        self._refuse_unsupported()
+
+    def _refuse_unsupported(self) -> None:
+        plain_format = self.response_format in (None, {"type": "text"})
+        refuse(
+            {
+                "tools": None if self.tool_choice == "none" else self.tools,
+                "tool_choice": None if self.tool_choice in ("none", "auto") else self.tool_choice,
+                "functions": self.functions,
+                "function_call": None if self.function_call == "none" else self.function_call,
+                "response_format": None if plain_format else self.response_format,
+                "modalities": None if self.modalities == ["text"] else self.modalities,
+                "audio": self.audio,
+                "prediction": self.prediction,
+                "reasoning_effort": None if self.reasoning_effort == "none" else self.reasoning_effort,
+                "verbosity": None if self.verbosity == "medium" else self.verbosity,
+                "web_search_options": self.web_search_options,
+                "moderation": self.moderation,
+            }
+        )
+
+    @property
+    def completion_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

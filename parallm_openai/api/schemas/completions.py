@@ -1,0 +1,57 @@
+"""`POST /v1/completions` and the native bodies: a prompt is text or tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions
+
+Prompt = str | list[int]
+
+
+class CompletionRequest(SamplingFields):
+    model: str
+    prompt: str | list[int] | list[str] | list[list[int]] | None = None
+    max_tokens: int | None = Field(None, ge=0)
+    n: int | None = Field(None, ge=1, le=128)
+    best_of: int | None = Field(None, ge=1, le=128)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    suffix: str | None = None
+    # Cannot change the answer.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    def prompts(self) -> list[Prompt]:
+        """The prompts one by one; null is the start of a text, as for OpenAI."""
+        if self.prompt is None:
+            return [""]
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class NativeFields(SamplingFields):
+    max_tokens: int | None = Field(None, ge=1)
+
+
+class GenerateRequest(NativeFields):
+    """One prompt, text or token ids, as it is: no chat template."""
+
+    prompt: Prompt
+    stream: bool | None = None
+
+
+class GenerateBatchRequest(NativeFields):
+    """Several prompts, answered in order. Each is looked at by itself: a bad one fails alone."""
+
+    prompts: list[Any] = Field(min_length=1, max_length=4096)
+
+
+__all__ = ["Body", "CompletionRequest", "GenerateBatchRequest", "GenerateRequest", "NativeFields", "Prompt"]

@@ -1,0 +1,118 @@
+"""The fields that every generating request shares, and how they become `SamplingParams`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.engine.request import SamplingParams
+
+MAX_STOPS = 4
+
+
+def _checked_stop(stop: str | list[str] | None) -> str | list[str] | None:
+    if isinstance(stop, list) and len(stop) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} stop strings are allowed")
+    return stop
+
+
+class Body(BaseModel):
+    """A request body: unknown fields and wrong types are errors, null is the default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class SamplingFields(Body):
+    """What OpenAI's two endpoints and the native ones have in common, with the usual extensions."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: Annotated[str | list[str] | None, AfterValidator(_checked_stop)] = None
+    # Extensions, as other servers name them.
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    ignore_eos: bool | None = None
+    min_tokens: int | None = Field(None, ge=0)
+    stop_token_ids: list[int] | None = None
+    use_speculative: bool | None = None
+
+    def stops(self) -> tuple[str, ...]:
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in stop if text)
+
+    def sampling_params(
+        self,
+        vocab_size: int,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        choice: int = 0,
+    ) -> SamplingParams:
+        """The engine's parameters for the `choice`-th of n sequences. Raises ApiError for an id out of the vocabulary."""
+        return SamplingParams(
+            max_tokens=max_tokens,
+            min_tokens=self.min_tokens or 0,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
+            seed=None if self.seed is None else derived_seed(self.seed, choice),
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias=_token_bias(self.logit_bias or {}, vocab_size),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            stop_token_ids=_known_ids(self.stop_token_ids or [], vocab_size, "stop_token_ids"),
+            ignore_eos=bool(self.ignore_eos),
+            use_speculative=self.use_speculative,
+        )
+
+
+def derived_seed(seed: int, choice: int) -> int:
+    """The first choice has the request's own seed; each further one a seed that follows from it."""
+    if choice == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}:{choice}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _token_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
+    checked: dict[int, float] = {}
+    for key, value in bias.items():
+        if not key.isascii() or not key.isdigit():
+            raise invalid(f"Invalid key in 'logit_bias': {key!r} is not a token id.", "logit_bias")
+        checked[int(key)] = value
+    _known_ids(list(checked), vocab_size, "logit_bias")
+    return checked
+
+
+def _known_ids(ids: list[int], vocab_size: int, param: str) -> tuple[int, ...]:
+    """Ids from outside never reach an array unchecked: MLX does not look at indices."""
+    unknown = [token for token in ids if not 0 <= token < vocab_size]
+    if unknown:
+        raise invalid(
+            f"Invalid value in '{param}': {unknown[0]} is not a token id (0 to {vocab_size - 1}).", param
+        )
+    return tuple(ids)
+
+
+def refuse(fields: dict[str, Any]) -> None:
+    """Raise a 400 for the first of the fields that is set: each is known, and not supported here."""
+    for name, value in fields.items():
+        if value not in (None, False, [], {}):
+            raise unsupported(name)

@@ -1,0 +1,129 @@
+"""From generations to a response: merged streams, SSE frames, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from fastapi import Request as HttpRequest
+from sse_starlette.sse import AppStatus, EventSourceResponse
+
+from parallm_openai.api import errors
+from parallm_openai.api.settings import ServerSettings
+from parallm_openai.text.generation import Generation, GenerationError, TextDelta
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# sse-starlette would cut streams half a second after SIGTERM; uvicorn's own time-out rules here.
+AppStatus.disable_automatic_graceful_drain()
+
+DONE = "[DONE]"
+
+
+class ClientGone(Exception):
+    """The client has closed its connection; there is nobody to answer."""
+
+
+async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, TextDelta]]:
+    """The deltas of several generations as they come, with their index; leaving it cancels them all."""
+    if len(generations) == 1:
+        async for delta in generations[0]:
+            yield 0, delta
+        return
+    queue: asyncio.Queue[tuple[int, TextDelta | Exception | None]] = asyncio.Queue()
+
+    async def pump(index: int, generation: Generation) -> None:
+        try:
+            async for delta in generation:
+                queue.put_nowait((index, delta))
+            queue.put_nowait((index, None))
+        except Exception as error:
+            queue.put_nowait((index, error))
+
+    tasks = [asyncio.create_task(pump(index, each)) for index, each in enumerate(generations)]
+    try:
+        running = len(tasks)
+        while running:
+            index, item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        for generation in generations:
+            generation.cancel()
+
+
+def frame(body: dict[str, Any]) -> dict[str, str]:
+    return {"data": json.dumps(body, ensure_ascii=False, separators=(",", ":"))}
+
+
+def event_stream(
+    frames: AsyncIterator[dict[str, str]], generations: Sequence[Generation], settings: ServerSettings
+) -> EventSourceResponse:
+    """An SSE response that ends in `[DONE]`, or in one frame with the error where generation fails."""
+    return EventSourceResponse(
+        _guarded(frames, generations, settings.request_timeout),
+        sep="\n",
+        send_timeout=settings.send_timeout,
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _guarded(
+    frames: AsyncIterator[dict[str, str]], generations: Sequence[Generation], timeout: float
+) -> AsyncIterator[dict[str, str]]:
+    deadline = asyncio.get_running_loop().time() + timeout
+    try:
+        async for item in frames:
+            yield item
+            if asyncio.get_running_loop().time() > deadline:
+                yield frame(errors.timed_out(timeout).body)
+                return
+        yield {"data": DONE}
+    except GenerationError as error:
+        # The headers are out: the SDK reads an error from a data frame, never from an `event: error`.
+        yield frame(errors.internal(f"Generation failed: {error}").body)
+    finally:
+        for generation in generations:
+            generation.cancel()
+
+
+async def unless_gone(
+    request: HttpRequest, work: Coroutine[Any, Any, T], generations: Sequence[Generation], timeout: float
+) -> T:
+    """Wait for `work` while the client is there.
+
+    Starlette does not cancel a handler whose client has left; its rows would run on for nobody.
+    Raises ClientGone, or ApiError where generation fails or takes longer than `timeout` seconds.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if leaving.done():
+            raise ClientGone
+        raise errors.timed_out(timeout)
+    except GenerationError as error:
+        raise errors.internal(f"Generation failed: {error}") from error
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        for generation in generations:
+            generation.cancel()
+
+
+async def _disconnected(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
