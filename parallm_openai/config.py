@@ -19,10 +19,15 @@ class EngineConfig(BaseModel):
 
     max_batch_size: int = Field(16, ge=1, le=1024, description="Rows decoded together at most.")
     batch_timeout_ms: float = Field(
-        2.0, ge=0, le=10_000, description="How long an idle engine waits for company before its first step, in ms."
+        2.0,
+        ge=0,
+        le=10_000,
+        description="How long an idle engine waits for company before its first step, in ms.",
     )
     max_batch_tokens: int = Field(
-        65_536, ge=1, description="KV cache budget: rows times the longest row's prompt and output, in tokens."
+        65_536,
+        ge=1,
+        description="KV cache budget: rows times the longest row's prompt and output, in tokens.",
     )
     prefill_chunk: int = Field(256, ge=1, description="Prompt tokens computed between two decode steps.")
     max_queue: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")

@@ -143,8 +143,10 @@ def test_eos_and_stop_tokens_end_a_row_and_are_not_part_of_its_tokens() -> None:
     plain = reference(greedy([4, 5], 12))
     eos = plain[5]
     cut = plain[: plain.index(eos)]
-    stopped, ignoring, own = greedy([4, 5], 12), greedy([4, 5], 12, ignore_eos=True), greedy(
-        [4, 5], 12, ignore_eos=True, stop_token_ids=(eos,)
+    stopped, ignoring, own = (
+        greedy([4, 5], 12),
+        greedy([4, 5], 12, ignore_eos=True),
+        greedy([4, 5], 12, ignore_eos=True, stop_token_ids=(eos,)),
     )
     run = run_all(tiny.core(eos=[eos]), [stopped, ignoring, own])
     for request in (stopped, own):

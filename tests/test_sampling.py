@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tiny  # noqa: F401
+import tiny
 
 import mlx.core as mx  # isort: skip
 import numpy as np
@@ -42,9 +42,7 @@ def test_a_batch_samples_what_a_plain_decoder_samples_row_by_row(
     for chosen, prompt, generated, drafts in drawn:
         history = TokenHistory.of(prompt)
         history.generated.update(generated)
-        positions.append(
-            Position(chosen, chosen.seed or 0, len(generated) + len(drafts), history, tuple(drafts))
-        )
+        positions.append(Position(chosen, chosen.seed or 0, len(generated) + len(drafts), history, tuple(drafts)))
     got = sampling.sample(mx.array(logits), positions).tolist()
     for row, (chosen, prompt, generated, drafts) in enumerate(drawn):
         request = Request(tuple(prompt), chosen)

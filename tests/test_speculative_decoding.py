@@ -60,7 +60,7 @@ requests = st.lists(
 @given(
     drawn=requests,
     drafter=st.sampled_from(sorted(DRAFTERS)),
-    length=st.sampled_from(['auto', 'auto', 1, 3, 6]),
+    length=st.sampled_from(["auto", "auto", 1, 3, 6]),
     batch=st.integers(1, 5),
     chunk=st.sampled_from([3, 16, 256]),
     cancel=st.booleans(),
@@ -74,9 +74,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     cancel: bool,
 ) -> None:
     wanted = [Request(tuple(prompt), chosen) for prompt, chosen, _ in drawn]
-    engine = tiny.core(
-        DRAFTERS[drafter](), draft_length=length, eos=[0], max_batch_size=batch, prefill_chunk=chunk
-    )
+    engine = tiny.core(DRAFTERS[drafter](), draft_length=length, eos=[0], max_batch_size=batch, prefill_chunk=chunk)
     if cancel:
         victim = greedy([1, 2, 3], 200)
         engine.add(victim)
@@ -224,9 +222,7 @@ def test_sampled_output_has_exactly_the_targets_distribution(planted: bool, acce
             return count
 
     samples = 24_000
-    wanted = [
-        Request((1, 2), SamplingParams(max_tokens=3, seed=n, temperature=1.0)) for n in range(samples)
-    ]
+    wanted = [Request((1, 2), SamplingParams(max_tokens=3, seed=n, temperature=1.0)) for n in range(samples)]
     run = Run(engine)
     patch = pytest.MonkeyPatch()
     if planted:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
+
 import mlx.core as mx  # isort: skip
 import mlx.nn as nn
 import numpy as np
@@ -53,7 +54,8 @@ def draft(noise: float) -> nn.Module:
     built = llama.Model(model().args)
     built.update(
         tree_map(
-            lambda weight: weight + noise * mx.std(weight) * mx.random.normal(weight.shape), model().parameters()
+            lambda weight: weight + noise * mx.std(weight) * mx.random.normal(weight.shape),
+            model().parameters(),
         )
     )
     mx.eval(built.parameters())

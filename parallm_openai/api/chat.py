@@ -45,9 +45,7 @@ async def _sequences(server: Server, body: ChatRequest) -> list[tuple[tuple[int,
     return [
         (
             prompt,
-            body.sampling_params(
-                server.tokenizer.vocab_size, max_tokens=limit, logprobs=logprobs, choice=choice
-            ),
+            body.sampling_params(server.tokenizer.vocab_size, max_tokens=limit, logprobs=logprobs, choice=choice),
         )
         for choice in range(body.n or 1)
     ]

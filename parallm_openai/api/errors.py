@@ -64,14 +64,16 @@ def context_exceeded(limit: int, prompt: int, completion: int, param: str) -> Ap
 
 
 def overloaded(message: str) -> ApiError:
-    return ApiError(
-        429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"}
-    )
+    return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"})
 
 
 def shutting_down() -> ApiError:
     return ApiError(
-        503, "The server is shutting down.", type="server_error", code="unavailable", headers={"Retry-After": "5"}
+        503,
+        "The server is shutting down.",
+        type="server_error",
+        code="unavailable",
+        headers={"Retry-After": "5"},
     )
 
 
@@ -91,7 +93,11 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     param = path(location)
     kind = error["type"]
     if kind == "json_invalid":
-        return ApiError(400, f"The body is not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}", code="invalid_json")
+        return ApiError(
+            400,
+            f"The body is not valid JSON: {error.get('ctx', {}).get('error', error['msg'])}",
+            code="invalid_json",
+        )
     if kind == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
     if kind == "missing":

@@ -50,9 +50,7 @@ class ApiKeys:
         if scope["type"] == "http" and self.keys and not self._free(scope):
             problem = self._problem(Headers(scope=scope).get("authorization", ""))
             if problem is not None:
-                error = ApiError(
-                    401, problem, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
-                )
+                error = ApiError(401, problem, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
                 await error.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -68,9 +68,7 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     )
 
 
-async def _one_of_many(
-    server: Server, prompt: Any, index: int, body: NativeFields
-) -> Generation | errors.ApiError:
+async def _one_of_many(server: Server, prompt: Any, index: int, body: NativeFields) -> Generation | errors.ApiError:
     param = f"prompts[{index}]"
     tokens = isinstance(prompt, list) and all(type(token) is int for token in prompt)
     if not (isinstance(prompt, str) or tokens):

@@ -79,9 +79,7 @@ class Server:
             raise errors.context_exceeded(limit, len(prompt), default or 1, param)
         return room if default is None else min(default, room)
 
-    def open(
-        self, wanted: Sequence[tuple[tuple[int, ...], SamplingParams]], stops: Sequence[str]
-    ) -> list[Generation]:
+    def open(self, wanted: Sequence[tuple[tuple[int, ...], SamplingParams]], stops: Sequence[str]) -> list[Generation]:
         """Start a sequence for each prompt and parameters, all or none. Raises ApiError."""
         opened: list[Generation] = []
         try:

@@ -64,9 +64,9 @@ def _disagreement(rounds: Callable[[], Comparison]) -> str | None:
     tolerance = 1e-3 if compared[0][0].dtype == mx.float32 else 5e-2
     for batched, alone in pairs:
         scale = max(float(np.abs(alone).max()), 1e-6)
-        error = float(np.abs(batched - alone).max()) / scale
-        if not error < tolerance:
-            return f"its logits differ from single rows by {error:.2g} of their size"
+        difference = float(np.abs(batched - alone).max()) / scale
+        if not difference < tolerance:
+            return f"its logits differ from single rows by {difference:.2g} of their size"
     return None
 
 

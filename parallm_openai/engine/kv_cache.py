@@ -123,9 +123,7 @@ class RaggedLayer:
     def state(self) -> tuple[mx.array, mx.array] | tuple[()]:
         return (self.keys, self.values) if self.keys is not None and self.values is not None else ()
 
-    def make_mask(
-        self, N: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array | str | None:
+    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
         return self.layout.mask(window_size, return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:

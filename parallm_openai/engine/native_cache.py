@@ -95,7 +95,7 @@ class NativeCache:
     def forward(self, tokens: Sequence[Sequence[int]]) -> mx.array:
         if any(len(ids) != 1 for ids in tokens):
             raise ValueError("this family's state cannot be un-written: one token a row and step")
-        return self.model(mx.array(tokens), cache=self.layers)
+        return self.model(mx.array([list(ids) for ids in tokens]), cache=self.layers)
 
     def commit(self, counts: Sequence[int]) -> None:
         if any(count != 1 for count in counts):

@@ -35,9 +35,7 @@ class ModelRunner:
         """How many tokens each prefilling row has still to read; its last is left to the first decode step."""
         return [len(row.tokens) - 1 - done for row, done in zip(rows, self.prefilling.lengths, strict=True)]
 
-    def prefill(
-        self, rows: Sequence[Row], width: int, known: Callable[[Sequence[int]], list[int]] = list
-    ) -> mx.array:
+    def prefill(self, rows: Sequence[Row], width: int, known: Callable[[Sequence[int]], list[int]] = list) -> mx.array:
         """Read up to `width` more tokens of every prefilling row, as `known` puts them.
 
         Returns their logits `[rows, width, vocab]`, not computed unless somebody evaluates them.

@@ -190,6 +190,18 @@ def sample(logits: mx.array, positions: Sequence[Position]) -> mx.array:
     return merged
 
 
+def as_ids(tokens: mx.array) -> list[int]:
+    """The ids of a one-dimensional array; computes it."""
+    ids: list[int] = np.array(tokens).tolist()
+    return ids
+
+
+def as_floats(values: mx.array) -> list[float]:
+    """The numbers of a one-dimensional array; computes it."""
+    floats: list[float] = np.array(values).tolist()
+    return floats
+
+
 def token_logprobs(logits: mx.array, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
     """Log-probabilities of `tokens` under `[len(tokens), vocab]` raw logits, with `tops[i]` alternatives.
 
@@ -197,20 +209,16 @@ def token_logprobs(logits: mx.array, tokens: Sequence[int], tops: Sequence[int])
     """
     logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    chosen = mx.take_along_axis(logprobs, mx.array(tokens)[:, None], axis=-1)[:, 0]
+    chosen = mx.take_along_axis(logprobs, mx.array(list(tokens))[:, None], axis=-1)[:, 0]
     most = max(tops)
     if most == 0:
-        return [
-            TokenLogprob(token, value) for token, value in zip(tokens, chosen.tolist(), strict=True)
-        ]
+        return [TokenLogprob(token, value) for token, value in zip(tokens, as_floats(chosen), strict=True)]
     best = mx.argpartition(-logprobs, kth=min(most, logprobs.shape[-1] - 1), axis=-1)[:, :most]
-    values = mx.take_along_axis(logprobs, best, axis=-1)
-    mx.eval(chosen, best, values)
+    values = np.array(mx.take_along_axis(logprobs, best, axis=-1))
+    ids = np.array(best)
     return [
-        TokenLogprob(token, value, _ranked(ids, scores, top))
-        for token, value, ids, scores, top in zip(
-            tokens, chosen.tolist(), best.tolist(), values.tolist(), tops, strict=True
-        )
+        TokenLogprob(token, value, _ranked(ids[i].tolist(), values[i].tolist(), tops[i]))
+        for i, (token, value) in enumerate(zip(tokens, as_floats(chosen), strict=True))
     ]
 
 

@@ -55,9 +55,7 @@ class EngineCore:
     @property
     def speculates(self) -> bool:
         """Whether rows that do not say otherwise are drafted for."""
-        return (
-            self.drafter.name != Drafter.name and self.target.ragged and self.config.use_speculative_decoding
-        )
+        return self.drafter.name != Drafter.name and self.target.ragged and self.config.use_speculative_decoding
 
     def add(self, request: Request) -> None:
         self.stats.requests += 1
@@ -160,8 +158,7 @@ class EngineCore:
         drafts = self._draft(rows, lengths, context)
         drafted_at = time.perf_counter()
         inputs = [
-            (*row.tokens[length:], *draft.tokens)
-            for row, length, draft in zip(rows, lengths, drafts, strict=True)
+            (*row.tokens[length:], *draft.tokens) for row, length, draft in zip(rows, lengths, drafts, strict=True)
         ]
         logits = self.target.decode(inputs)
         sampled, scored = self._sample(rows, drafts, logits)
@@ -221,9 +218,7 @@ class EngineCore:
         for row, depth in zip(rows, depths, strict=True):
             top = row.request.params.logprobs
             here = slice(start, start + depth)
-            scored.append(
-                [] if top is None else sampling.token_logprobs(flat[here], tokens[here], [top] * depth)
-            )
+            scored.append([] if top is None else sampling.token_logprobs(flat[here], tokens[here], [top] * depth))
             start += depth
         return scored
 
@@ -281,9 +276,7 @@ class EngineCore:
             self.drafter.drop_running(newest)
             self.scheduler.requeue(newest)
 
-    def _end(
-        self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None
-    ) -> None:
+    def _end(self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None) -> None:
         """Close a request's books; `output` is what its last step produced."""
         self.stats.finished(row, reason)
         self.draft_length.forget(row)
@@ -291,9 +284,7 @@ class EngineCore:
 
     # Failure
 
-    def _guarded(
-        self, stage: Callable[[], None], clear: Callable[[FinishReason, str | None], None]
-    ) -> None:
+    def _guarded(self, stage: Callable[[], None], clear: Callable[[FinishReason, str | None], None]) -> None:
         """Run one half of the step; where it raises, end the rows of that half and leave the others alone."""
         try:
             stage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import queue
 import threading
@@ -67,6 +68,8 @@ class Engine:
         self._started.wait()
         if self._failure is not None:
             raise self._failure
+        # A thread inside MLX must not outlive the interpreter.
+        atexit.register(self.stop)
 
     @property
     def config(self) -> EngineConfig:
@@ -121,7 +124,8 @@ class Engine:
             self._accepting = False
 
     def stop(self) -> None:
-        """Cancel whatever runs and end the thread."""
+        """Cancel whatever runs and end the thread; harmless when it has ended."""
+        atexit.unregister(self.stop)
         self.refuse_new()
         self._inbox.put(_Stop())
         self._thread.join()
@@ -149,11 +153,8 @@ class Engine:
 
     def _take_commands(self) -> bool:
         """Carry out what has arrived, waiting for something when idle; False at the end."""
-        if self.core.idle:
-            if not self._carry_out(self._inbox.get()):
-                return False
-            if not self.core.idle and not self._gather_company():
-                return False
+        if self.core.idle and not (self._carry_out(self._inbox.get()) and self._gather_company()):
+            return False
         while True:
             try:
                 command = self._inbox.get_nowait()
@@ -164,6 +165,8 @@ class Engine:
 
     def _gather_company(self) -> bool:
         """Wait up to `batch_timeout_ms` for more requests to share the first steps with."""
+        if not self.core.scheduler.waiting:
+            return True
         deadline = time.monotonic() + self.core.config.batch_timeout_ms / 1000
         while len(self.core.scheduler.waiting) < self.core.config.max_batch_size:
             try:
@@ -229,9 +232,7 @@ class RequestStream:
 class AsyncEngine:
     """The engine as one event loop sees it."""
 
-    def __init__(
-        self, model: LoadedModel, config: EngineConfig, draft: Draft = None
-    ) -> None:
+    def __init__(self, model: LoadedModel, config: EngineConfig, draft: Draft = None) -> None:
         self.vocab_size = model.vocab_size
         self._streams: dict[int, RequestStream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -282,4 +283,3 @@ class AsyncEngine:
             stream = self._streams.pop(output.request_id, None) if done else self._streams.get(output.request_id)
             if stream is not None:
                 stream.put(output)
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -11,15 +12,32 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from mlx.utils import tree_flatten, tree_map
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import dequantize_model, load_adapters, load_model, load_tokenizer
+from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, dequantize_model, load_adapters, load_model, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 FALLBACK_CONTEXT = 4096
-WANTED_FILES = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jsonl", "*.jinja"]
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+    "n_ctx",
+    "model_max_length",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json")
 
 
 class ModelLoadError(Exception):
@@ -48,7 +66,12 @@ class LoadedModel:
     def of(
         cls, model: nn.Module, tokenizer: TokenizerWrapper, config: dict[str, Any], *, name: str, path: Path
     ) -> LoadedModel:
-        """Wrap a model and tokenizer that are already in memory, as `mlx_lm.load` returns them."""
+        """Wrap a model and tokenizer that are already in memory, as `mlx_lm.load` returns them.
+
+        Must run on the thread that made the model; afterwards any thread may use it.
+        """
+        vocab_size = _logits_width(model)
+        mx.eval(_all_arrays(model))
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -56,8 +79,8 @@ class LoadedModel:
             name=name,
             path=path,
             context_length=context_length(config),
-            vocab_size=_logits_width(model),
-            eos_token_ids=frozenset(int(token) for token in tokenizer.eos_token_ids),
+            vocab_size=vocab_size,
+            eos_token_ids=_eos_token_ids(tokenizer),
             dtype=compute_dtype(model),
         )
 
@@ -65,7 +88,7 @@ class LoadedModel:
 def load(
     path_or_id: str | Path,
     *,
-    adapter_path: str | None = None,
+    adapter_path: str | Path | None = None,
     name: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -77,80 +100,139 @@ def load(
     """
     path = _find(str(path_or_id), revision)
     _check_files(path)
+    if adapter_path is not None:
+        _check_adapter(Path(adapter_path).expanduser())
     try:
         model, config = load_model(path, lazy=True, trust_remote_code=trust_remote_code)
         if adapter_path is not None:
-            model = load_adapters(model, adapter_path)
+            model = load_adapters(model, str(Path(adapter_path).expanduser()))
             model.eval()
     except Exception as error:
-        raise ModelLoadError(f"{path_or_id} cannot be loaded: {error}") from error
+        raise ModelLoadError(f"{path_or_id} cannot be loaded: {_sentence(error)}") from error
     try:
         options = {"trust_remote_code": True} if trust_remote_code else None
-        tokenizer = load_tokenizer(path, options, eos_token_ids=_eos_ids(config))
+        tokenizer = load_tokenizer(path, options, eos_token_ids=_configured_eos(config))
     except Exception as error:
-        raise ModelLoadError(f"the tokenizer of {path_or_id} cannot be loaded: {error}") from error
+        raise ModelLoadError(f"the tokenizer of {path_or_id} cannot be loaded: {_sentence(error)}") from error
     if on_plain_cpu():
         model = _for_cpu(model)
-    mx.eval(model.parameters())
-    return LoadedModel.of(model, tokenizer, config, name=name or _served_name(path_or_id, path), path=path)
+    try:
+        mx.eval(model.parameters())
+        return LoadedModel.of(model, tokenizer, config, name=name or _served_name(str(path_or_id), path), path=path)
+    except Exception as error:
+        raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {_sentence(error)}") from error
 
 
 def on_plain_cpu() -> bool:
     """Whether MLX computes on a CPU without native half precision (Linux without CUDA)."""
-    return mx.default_device().type == mx.DeviceType.cpu and not mx.metal.is_available()
+    if mx.metal.is_available() or mx.cuda.is_available():
+        return False
+    return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def _find(path_or_id: str, revision: str | None) -> Path:
+    """The model's folder: a local one, else the hub's, else what the hub's cache has."""
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         raise ModelLoadError(f"{path_or_id} is a file; a model is a folder with config.json and *.safetensors")
-    if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
-        raise ModelLoadError(f"there is no model folder {path_or_id}, and it is not a hub id (owner/name)")
+    if path_or_id.count("/") > 1 or path_or_id.startswith((".", "/", "~")):
+        raise ModelLoadError(f"there is no model folder {path_or_id}")
     try:
-        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=WANTED_FILES))
+        return _snapshot(path_or_id, revision)
     except HFValidationError as error:
-        raise ModelLoadError(f"{path_or_id} is neither a folder nor a hub id: {error}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ModelLoadError(f"there is no folder {path_or_id!r}, and it is not a hub id (owner/name)") from error
+    except GatedRepoError as error:
+        raise ModelLoadError(
+            f"{path_or_id} is gated: accept its terms on the hub, then set HF_TOKEN or run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelLoadError(
+            f"there is no folder {path_or_id!r}, and the hub has no public model of that name "
+            "(for a private one set HF_TOKEN)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelLoadError(f"{path_or_id} has no revision {revision!r} on the hub") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         return _cached(path_or_id, revision, error)
+
+
+def _snapshot(model_id: str, revision: str | None, *, offline: bool = False) -> Path:
+    return Path(
+        snapshot_download(model_id, revision=revision, allow_patterns=DEFAULT_ALLOW_PATTERNS, local_files_only=offline)
+    )
 
 
 def _cached(model_id: str, revision: str | None, reason: Exception) -> Path:
     try:
-        found = snapshot_download(
-            model_id, revision=revision, allow_patterns=WANTED_FILES, local_files_only=True
-        )
+        found = _snapshot(model_id, revision, offline=True)
     except Exception:
-        first = str(reason).strip().splitlines()[0]
+        cause = reason.__cause__ or reason
         raise ModelLoadError(
-            f"{model_id} is not in the local cache and could not be downloaded ({first}); "
-            "give a local folder, or check the id and the network"
+            f"there is no folder {model_id!r}, it is not in the hub's local cache, and it could not be downloaded "
+            f"({_sentence(cause)}); give a local folder, or check the network"
         ) from reason
     log.warning("the hub could not be reached; %s comes from the local cache", model_id)
-    return Path(found)
+    return found
 
 
 def _check_files(path: Path) -> None:
-    if not (path / "config.json").is_file():
+    config = path / "config.json"
+    if not config.is_file():
         raise ModelLoadError(f"{path} has no config.json, so it is not a model folder")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{config} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or not content.get("model_type"):
+        raise ModelLoadError(f"{config} names no model_type")
     if not any(path.glob("model*.safetensors")):
         raise ModelLoadError(f"{path} has no model*.safetensors; convert the model with `mlx_lm.convert` first")
-    tokenizers = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-    if not any((path / name).is_file() for name in tokenizers) and not any(path.glob("*.tiktoken")):
-        raise ModelLoadError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model)")
+    if not any((path / name).is_file() for name in TOKENIZER_FILES) and not any(path.glob("*.tiktoken")):
+        raise ModelLoadError(f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES)} or *.tiktoken)")
 
 
-def _eos_ids(config: dict[str, Any]) -> list[int] | None:
-    eos = config.get("eos_token_id", config.get("text_config", {}).get("eos_token_id"))
+def _check_adapter(path: Path) -> None:
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (path / name).is_file():
+            raise ModelLoadError(f"the adapter {path} has no {name}")
+
+
+def _sentence(error: BaseException) -> str:
+    """What an exception says in one line, as its type alone would not tell a user much."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if len(lines) > 1 and text.endswith(":"):
+        text = f"{text} {lines[1]}"
+    if isinstance(error, KeyError):
+        text = f"{text} is missing"
+    return text[:300].rstrip(".") or type(error).__name__
+
+
+def _configured_eos(config: dict[str, Any]) -> list[int] | None:
+    eos = config.get("eos_token_id")
+    if eos is None:
+        eos = (config.get("text_config") or {}).get("eos_token_id")
     if eos is None:
         return None
     return list(eos) if isinstance(eos, list) else [eos]
 
 
+def _eos_token_ids(tokenizer: TokenizerWrapper) -> frozenset[int]:
+    """The configured ends and the tokenizer's own, which chat models rely on where their config is stale."""
+    found = {*tokenizer.eos_token_ids, tokenizer.eos_token_id}
+    return frozenset(int(token) for token in found if token is not None)
+
+
 def _for_cpu(model: nn.Module) -> nn.Module:
-    """Dequantised and in float32: half precision and quantised products crawl on a CPU."""
+    """Dequantised, adapters fused, in float32: half precision and quantised products crawl on a CPU."""
+    if any(module.get("global_scale") is not None for module in model.modules()):
+        raise ModelLoadError("nvfp4 experts with scales of their own cannot be dequantised for this CPU")
     model = dequantize_model(model)
+    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
+    if fused:
+        model.update_modules(tree_unflatten(fused))
 
     def widened(weight: mx.array) -> mx.array:
         return weight.astype(mx.float32) if mx.issubdtype(weight.dtype, mx.floating) else weight
@@ -159,31 +241,59 @@ def _for_cpu(model: nn.Module) -> nn.Module:
     return model
 
 
+def _all_arrays(model: nn.Module) -> list[mx.array]:
+    """Every array of every module, private constants such as RoPE frequencies included.
+
+    An MLX graph can only be evaluated on the thread that built it, and the engine has a thread of its
+    own: nothing that it reads may be left lazy.
+    """
+    return [value for module in model.modules() for value in module.values() if isinstance(value, mx.array)]
+
+
+def named_arrays(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree of parameters by their full names."""
+    return dict(tree_flatten(tree))  # type: ignore[arg-type]
+
+
 def compute_dtype(model: nn.Module) -> mx.Dtype:
-    """The type of the model's activations: that of its norms and other small float weights."""
-    floats = [
-        weight.dtype for _, weight in tree_flatten(model.parameters()) if mx.issubdtype(weight.dtype, mx.floating)
-    ]
-    return max(set(floats), key=floats.count) if floats else mx.float32
+    """The type of the model's activations: the commonest one among its float weights."""
+    arrays = named_arrays(model.parameters()).values()
+    floats = [array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
+    return max(dict.fromkeys(floats), key=floats.count) if floats else mx.float32
 
 
 def context_length(config: dict[str, Any]) -> int:
-    """How many tokens the model was made for; `FALLBACK_CONTEXT` where its config does not say."""
-    for section in (config, config.get("text_config") or {}):
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "model_max_length"):
-            value = section.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
+    """How many tokens the model was made for, scaled RoPE included.
+
+    A vision model's text part counts before the whole. `FALLBACK_CONTEXT` where the config says
+    nothing, as recurrent families often do.
+    """
+    for section in (config.get("text_config") or {}, config):
+        stated = [section[key] for key in CONTEXT_KEYS if isinstance(section.get(key), int)]
+        length = next((value for value in stated if value > 0), None)
+        if length is not None:
+            return max(length, _scaled_context(section))
     return FALLBACK_CONTEXT
+
+
+def _scaled_context(config: dict[str, Any]) -> int:
+    """What RoPE scaling stretches the original context to; configs state the one or the other."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if isinstance(factor, (int, float)) and isinstance(original, int):
+        return int(factor * original)
+    return 0
 
 
 def _logits_width(model: nn.Module) -> int:
     """Asked of the model itself: configs, tokenizers and padded heads disagree."""
-    return int(model(mx.array([[0]])).shape[-1])
+    logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
+    mx.eval(logits)
+    return int(logits.shape[-1])
 
 
-def _served_name(path_or_id: str | Path, path: Path) -> str:
-    return path.resolve().name if Path(path_or_id).expanduser().exists() else str(path_or_id)
+def _served_name(path_or_id: str, path: Path) -> str:
+    return path.resolve().name if Path(path_or_id).expanduser().is_dir() else path_or_id
 
 
 def check_same_tokenizer(target: LoadedModel, draft: LoadedModel) -> None:
@@ -198,11 +308,13 @@ def check_same_tokenizer(target: LoadedModel, draft: LoadedModel) -> None:
     )
     missing = sorted(set(theirs.values()) - set(by_id))
     if differing:
-        index, own, other = differing[0]
+        listed = ", ".join(f"{index} ({own!r} and {other!r})" for index, own, other in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ModelLoadError(
-            f"the draft's tokenizer is not the target's: {len(differing)} ids differ, the first being {index}, "
-            f"which is {own!r} in the target and {other!r} in the draft"
+            f"the draft's tokenizer is not the target's: {len(differing)} of {len(theirs)} ids stand for different "
+            f"tokens in the target and in the draft: {listed}{more}"
         )
+    # A few added tokens do no harm; a hundredth of the vocabulary is another tokenizer.
     if len(missing) > len(theirs) // 100 + 64:
         raise ModelLoadError(
             f"the draft's tokenizer is not the target's: it has {len(missing)} ids that the target has not, "

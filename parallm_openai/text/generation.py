@@ -61,9 +61,7 @@ class Reader:
             pieces.append(self._matcher.feed(self._detokenizer.add(token)))
             if self._matcher.matched is not None:
                 self._count(output, count)
-                return TextDelta(
-                    "".join(pieces), output.tokens[:count], output.logprobs[:count], FinishReason.STOP
-                )
+                return TextDelta("".join(pieces), output.tokens[:count], output.logprobs[:count], FinishReason.STOP)
         self._count(output, len(output.tokens))
         if output.finish_reason is not None:
             pieces.append(self._matcher.feed(self._detokenizer.flush()))

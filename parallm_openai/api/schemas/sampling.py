@@ -62,7 +62,7 @@ class SamplingFields(Body):
         prompt_logprobs: int | None = None,
         choice: int = 0,
     ) -> SamplingParams:
-        """The engine's parameters for the `choice`-th of n sequences. Raises ApiError for an id out of the vocabulary."""
+        """The engine's parameters for the `choice`-th of n sequences. Raises ApiError for an unknown token id."""
         return SamplingParams(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
@@ -105,9 +105,7 @@ def _known_ids(ids: list[int], vocab_size: int, param: str) -> tuple[int, ...]:
     """Ids from outside never reach an array unchecked: MLX does not look at indices."""
     unknown = [token for token in ids if not 0 <= token < vocab_size]
     if unknown:
-        raise invalid(
-            f"Invalid value in '{param}': {unknown[0]} is not a token id (0 to {vocab_size - 1}).", param
-        )
+        raise invalid(f"Invalid value in '{param}': {unknown[0]} is not a token id (0 to {vocab_size - 1}).", param)
     return tuple(ids)
 
 

@@ -22,7 +22,7 @@ from parallm_openai.engine.speculation.drafter import Draft
 
 def coupled(logits: mx.array, positions: Sequence[Position], drafts: Sequence[Draft]) -> list[int]:
     """The target's own token at every position; `logits` is `[len(positions), vocab]`."""
-    return sampling.sample(logits, positions).tolist()
+    return sampling.as_ids(sampling.sample(logits, positions))
 
 
 def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[Draft]) -> list[int]:
@@ -31,7 +31,7 @@ def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[
     Positions are those of each draft in turn, one more than it has tokens; greedy rows
     and the last position of each row are drawn as always.
     """
-    tokens = sampling.sample(logits, positions).tolist()
+    tokens = sampling.as_ids(sampling.sample(logits, positions))
     places: list[int] = []
     guesses: list[int] = []
     log_q: list[mx.array] = []
@@ -50,18 +50,16 @@ def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[
     return tokens
 
 
-def _judge(
-    logits: mx.array, positions: Sequence[Position], guesses: Sequence[int], log_q: mx.array
-) -> list[int]:
+def _judge(logits: mx.array, positions: Sequence[Position], guesses: Sequence[int], log_q: mx.array) -> list[int]:
     raw = sampling.log_distribution(logits, positions)
     log_p = raw - mx.logsumexp(raw, axis=-1, keepdims=True)
-    guess = mx.array(guesses)[:, None]
+    guess = mx.array(list(guesses))[:, None]
     ratio = mx.take_along_axis(log_p, guess, axis=-1) - mx.take_along_axis(log_q, guess, axis=-1)
     luck = sampling.uniform_noise([replace(p, stream=ACCEPTANCE_STREAM) for p in positions])
     stands = mx.log(luck)[:, None] < ratio
     residual = mx.log(mx.maximum(mx.exp(log_p) - mx.exp(log_q), 0))
     other = mx.argmax(residual + sampling.gumbel_noise(positions, logits.shape[-1]), axis=-1, keepdims=True)
-    return mx.where(stands, guess, other)[:, 0].tolist()
+    return sampling.as_ids(mx.where(stands, guess, other)[:, 0])
 
 
 def _certain(token: int, vocab_size: int) -> mx.array:

@@ -68,9 +68,7 @@ class DraftLength:
         """Whether new rows are likely to be drafted for, so that a drafter should read their prompts."""
         return self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
 
-    def choose(
-        self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None
-    ) -> list[int]:
+    def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
         given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest, context)
@@ -87,107 +85,7 @@ class DraftLength:
     def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
         rows = len(chances)
         rates = [
-            _expected_tokens(chances, length) / self._seconds(rows, length, context)
-            for length in range(longest + 1)
-        ]
-        best = max(range(longest + 1), key=rates.__getitem__)
-        now = min(self._current, longest)
-        if rates[best] < rates[now] * (1 + HYSTERESIS):
-            best = now
-        if best == 0 and self._may_probe(rows, context):
-            self.probes += 1
-            return min(PROBE_LENGTH, longest)
-        return best
-
-    def _unmeasured(self, rows: int, longest: int, context: int) -> int | None:
-        """A length to try for the sake of its timing: the plain step, and the longest, must be measured."""
-        for length in (longest, 0):
-            if not self.verify_cost.known(rows, length + 1, context) and self._affordable(length):
-                return length
-        return None
-
-    def _affordable(self, length: int) -> bool:
-        # A shape's first trials are taken on trust; a batch size seen for the first time is not
-        # a reason to speculate where nothing was ever accepted.
-        first = self._average(0)
-        return length == 0 or first.shrunk(FIRST_GUESS) > LEAST_CHANCE
-
-    def _seconds(self, rows: int, length: int, context: int) -> float:
-        verify = self.verify_cost.estimate(rows, length + 1, context)
-        draft = self.draft_cost.estimate(rows, length, context) if length else 0.0
-        return max(verify + draft, 1e-9)
-
-    def _may_probe(self, rows: int, context: int) -> bool:
-        """Whether enough time has passed since the last draft to pay for another look."""
-        plain = self._seconds(rows, 0, context)
-        extra = max(self._seconds(rows, PROBE_LENGTH, context) - plain, 0.1 * plain)
-        return extra < PROBE_SHARE * (time.perf_counter() - self._idle_since)
-
-    def _chances(self, row: Row, limit: int) -> list[float]:
-        """The probability that each of a row's drafted tokens, 1 to `limit`, is accepted.
-
-        A row's own mean is shrunk to that of all rows at this depth, and that to the depth before it.
-        """
-        own = self._rows.get(row.id)
-        chances: list[float] = []
-        chance, average = 1.0, FIRST_GUESS
-        for depth in range(limit):
-            average = self._average(depth).shrunk(average)
-            chance *= average if own is None else own.shrunk(average)
-            chances.append(chance)
-        return chances
-
-    def _average(self, depth: int) -> Acceptance:
-        while len(self.by_depth) <= depth:
-            self.by_depth.append(Acceptance(GLOBAL_MEMORY))
-        return self.by_depth[depth]
-
-    def learn(self, agreed: int, trials: int) -> None:
-        if trials:
-            weight = min(self.trials, self.memory)
-            self.mean = (self.mean * weight + agreed) / (weight + trials)
-            self.trials = weight + trials
-
-
-class DraftLength:
-    """Chooses each step's draft lengths and learns from what came of them."""
-
-    def __init__(self) -> None:
-        self.verify_cost = StepCost()
-        self.draft_cost = StepCost()
-        self.by_depth: list[Acceptance] = []
-        self.chosen: Counter[int] = Counter()
-        self.probes = 0
-        self._rows: dict[int, Acceptance] = {}
-        self._current = 0
-        self._idle_since = time.perf_counter()
-
-    @property
-    def hopeful(self) -> bool:
-        """Whether new rows are likely to be drafted for, so that a drafter should read their prompts."""
-        return self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
-
-    def choose(
-        self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None
-    ) -> list[int]:
-        """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
-        longest = max(limits)
-        given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest, context)
-        if given is not None or longest == 0:
-            lengths = [min(given or 0, limit) for limit in limits]
-        else:
-            chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
-            best = self._best(chances, longest, context)
-            lengths = [_worth_sampling(row[:best]) for row in chances]
-        self._current = max(lengths)
-        self.chosen[self._current] += 1
-        return lengths
-
-    def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
-        rows = len(chances)
-        rates = [
-            _expected_tokens(chances, length) / self._seconds(rows, length, context)
-            for length in range(longest + 1)
+            _expected_tokens(chances, length) / self._seconds(rows, length, context) for length in range(longest + 1)
         ]
         best = max(range(longest + 1), key=rates.__getitem__)
         now = min(self._current, longest)

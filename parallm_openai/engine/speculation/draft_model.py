@@ -78,8 +78,7 @@ class DraftModel(Drafter):
             return [NO_DRAFT] * len(rows)
         # Rows that draft nothing now keep up in the same forward, as far as it is wide anyway.
         reading = [
-            self._known(row.tokens[len(row.tokens) - behind :][:width])
-            for row, behind in zip(rows, owed, strict=True)
+            self._known(row.tokens[len(row.tokens) - behind :][:width]) for row, behind in zip(rows, owed, strict=True)
         ]
         drafts = [NO_DRAFT] * len(rows)
         while any(reading):
@@ -109,7 +108,7 @@ class DraftModel(Drafter):
             positions = [replace(position, stream=DRAFT_STREAM) for position in positions]
         tokens = sampling.sample(logits, positions)
         log_q = self._log_q(logits, positions) if acceptance == "rejection" else {}
-        for at, (i, token) in enumerate(zip(drafting, tokens.tolist(), strict=True)):
+        for at, (i, token) in enumerate(zip(drafting, sampling.as_ids(tokens), strict=True)):
             seen = (log_q[at],) if at in log_q else ()
             drafts[i] = Draft((*drafts[i].tokens, token), drafts[i].log_q + seen)
 
@@ -133,8 +132,7 @@ class DraftModel(Drafter):
                 self.starts[i] = len(row.tokens) - RESTART
                 cache.lengths[i] = 0
         return [
-            len(row.tokens) - start - held
-            for row, start, held in zip(rows, self.starts, cache.lengths, strict=True)
+            len(row.tokens) - start - held for row, start, held in zip(rows, self.starts, cache.lengths, strict=True)
         ]
 
     def _fit(self, logits: mx.array) -> mx.array:

@@ -1,0 +1,5 @@
+"""See `parallm_openai.speculative_decoding`."""
+
+from parallm_openai.speculative_decoding import SpeculativeConfig, SpeculativeDecodingEngine
+
+__all__ = ["SpeculativeConfig", "SpeculativeDecodingEngine"]

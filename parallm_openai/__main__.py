@@ -1,0 +1,3 @@
+from parallm_openai.cli import main
+
+main()

@@ -1,0 +1,309 @@
+"""`parallm-openai serve | generate | doctor`. Heavy imports wait for the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from parallm_openai import __version__
+from parallm_openai.config import EngineConfig
+
+if TYPE_CHECKING:
+    from parallm_openai.engine.build import Draft
+    from parallm_openai.models.loading import LoadedModel
+
+log = logging.getLogger("parallm_openai")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="An OpenAI-compatible server for MLX: speculative decoding inside a continuous batch.",
+)
+
+DEFAULTS = EngineConfig()
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", envvar="PARALLM_MODEL", help="Folder or hub id; the bundled demo model if not given."),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter-path", envvar="PARALLM_ADAPTER_PATH", help="Folder of a LoRA adapter."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", envvar="PARALLM_TRUST_REMOTE_CODE", help="Run code that a model brings along."),
+]
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    typer.echo(f"parallm-openai: {message}", err=True)
+    raise typer.Exit(status)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    draft_model: Annotated[
+        str | None,
+        typer.Option(envvar="PARALLM_DRAFT_MODEL", help="Smaller model of the same tokenizer that drafts."),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(envvar="PARALLM_DRAFT", help="How to draft without a draft model: ngram, or none."),
+    ] = None,
+    use_speculative: Annotated[
+        bool, typer.Option(envvar="PARALLM_USE_SPECULATIVE", help="Speculate where something can draft.")
+    ] = DEFAULTS.use_speculative_decoding,
+    speculative_acceptance: Annotated[
+        str, typer.Option(envvar="PARALLM_SPECULATIVE_ACCEPTANCE", help="coupled or rejection.")
+    ] = DEFAULTS.speculative_acceptance,
+    max_draft_tokens: Annotated[
+        int, typer.Option(envvar="PARALLM_MAX_DRAFT_TOKENS", help="Tokens drafted per row and step at most.")
+    ] = DEFAULTS.max_draft_tokens,
+    draft_length: Annotated[
+        str, typer.Option(envvar="PARALLM_DRAFT_LENGTH", help="auto, or a fixed number of drafted tokens.")
+    ] = str(DEFAULTS.draft_length),
+    max_batch_size: Annotated[
+        int, typer.Option(envvar="PARALLM_MAX_BATCH_SIZE", help="Requests decoded together at most.")
+    ] = DEFAULTS.max_batch_size,
+    batch_timeout_ms: Annotated[
+        float,
+        typer.Option(envvar="PARALLM_BATCH_TIMEOUT_MS", help="How long an idle engine waits for company."),
+    ] = DEFAULTS.batch_timeout_ms,
+    max_batch_tokens: Annotated[
+        int, typer.Option(envvar="PARALLM_MAX_BATCH_TOKENS", help="KV cache budget: rows times longest row.")
+    ] = DEFAULTS.max_batch_tokens,
+    prefill_chunk: Annotated[
+        int, typer.Option(envvar="PARALLM_PREFILL_CHUNK", help="Prompt tokens read between two decode steps.")
+    ] = DEFAULTS.prefill_chunk,
+    max_queue: Annotated[
+        int, typer.Option(envvar="PARALLM_MAX_QUEUE", help="Requests that may wait; one more gets a 429.")
+    ] = DEFAULTS.max_queue,
+    host: Annotated[str, typer.Option(envvar="PARALLM_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="PARALLM_PORT", help="Port to listen on.", min=0, max=65535)] = 8080,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(envvar="PARALLM_SERVED_MODEL_NAME", help="Further name of the model; repeatable."),
+    ] = None,
+    adapter_path: Adapter = None,
+    trust_remote_code: Trust = False,
+    api_key: Annotated[
+        list[str] | None, typer.Option(envvar="PARALLM_API_KEY", help="Accepted API key; repeatable.")
+    ] = None,
+    cors_origins: Annotated[
+        str,
+        typer.Option(envvar="PARALLM_CORS_ORIGINS", help="Origins allowed in browsers, by commas; empty for none."),
+    ] = "*",
+    request_timeout: Annotated[
+        float, typer.Option(envvar="PARALLM_REQUEST_TIMEOUT", help="Seconds that one request may take.")
+    ] = 600.0,
+    graceful_timeout: Annotated[
+        float,
+        typer.Option(envvar="PARALLM_GRACEFUL_TIMEOUT", help="Seconds that requests may go on after a stop signal."),
+    ] = 30.0,
+    max_body_size: Annotated[
+        int, typer.Option(envvar="PARALLM_MAX_BODY_SIZE", help="Bytes of a request's body at most.")
+    ] = 16 * 2**20,
+    log_level: Annotated[str, typer.Option(envvar="PARALLM_LOG_LEVEL", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve a model over HTTP."""
+    _set_up_logging(log_level)
+    listener = _listen(host, port)
+    from parallm_openai.api.settings import ServerSettings
+
+    try:
+        config = EngineConfig(
+            max_batch_size=max_batch_size,
+            batch_timeout_ms=batch_timeout_ms,
+            max_batch_tokens=max_batch_tokens,
+            prefill_chunk=prefill_chunk,
+            max_queue=max_queue,
+            use_speculative_decoding=use_speculative,
+            max_draft_tokens=max_draft_tokens,
+            draft_length=draft_length,
+            speculative_acceptance=speculative_acceptance,
+        )
+        settings = ServerSettings(
+            served_model_names=tuple(served_model_name or ()),
+            api_keys=tuple(api_key or ()),
+            cors_origins=tuple(origin.strip() for origin in cors_origins.split(",") if origin.strip()),
+            request_timeout=request_timeout,
+            graceful_timeout=graceful_timeout,
+            max_body_size=max_body_size,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        _fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}", 2)
+    target = _load(model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
+    drafter = _drafter(model, draft_model, draft, trust_remote_code)
+    _run(target, drafter, config, settings, listener, log_level)
+
+
+def _load(model: str | None, **options: Any) -> LoadedModel:
+    """The model of that name, or the bundled one; ends the command with a sentence where it cannot be loaded."""
+    from parallm_openai import demo
+    from parallm_openai.models.loading import ModelLoadError, load
+
+    try:
+        if model is None:
+            return load(demo.TARGET_PATH, name=demo.MODEL_ID, **options)
+        return load(model, **options)
+    except ModelLoadError as error:
+        _fail(str(error))
+
+
+def _drafter(model: str | None, draft_model: str | None, draft: str | None, trust_remote_code: bool) -> Draft:
+    """What drafts: the model asked for, or the bundled draft with the bundled model, unless told otherwise."""
+    if draft not in (None, "ngram", "none"):
+        _fail(f"--draft: {draft!r} is neither ngram nor none; a draft model is --draft-model", 2)
+    if draft_model is not None and draft is not None:
+        _fail("--draft and --draft-model exclude each other", 2)
+    if draft == "ngram":
+        return "ngram"
+    if draft_model is not None:
+        return _load(draft_model, trust_remote_code=trust_remote_code)
+    if model is None and draft is None:
+        from parallm_openai import demo
+
+        return _load(str(demo.DRAFT_PATH))
+    return None
+
+
+def _run(
+    target: LoadedModel,
+    draft: Draft,
+    config: EngineConfig,
+    settings: Any,
+    listener: socket.socket,
+    log_level: str,
+) -> None:
+    import uvicorn
+
+    from parallm_openai.api.app import create_app
+    from parallm_openai.engine.capabilities import UnsupportedModelError
+    from parallm_openai.engine.worker import AsyncEngine
+    from parallm_openai.models.doctor import one_line
+    from parallm_openai.models.loading import ModelLoadError
+
+    try:
+        engine = AsyncEngine(target, config, draft)
+    except (UnsupportedModelError, ModelLoadError) as error:
+        _fail(str(error))
+    log.info("%s", one_line(target))
+    speculation = engine.stats()["speculative_stats"]
+    log.info("drafter: %s, speculation %s", speculation["drafter"], "on" if speculation["enabled"] else "off")
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(engine, target, settings),
+            log_level=log_level,
+            access_log=log_level == "debug",
+            timeout_graceful_shutdown=round(settings.graceful_timeout) or 1,
+        )
+    )
+    host, port = listener.getsockname()[:2]
+    log.info("serving %s at http://%s:%d/v1  (documentation at /docs)", target.name, host, port)
+    server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before the model is loaded, so that a busy one is known at once."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        _fail(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port")
+    return listener
+
+
+def _set_up_logging(level: str) -> None:
+    if level not in ("debug", "info", "warning", "error"):
+        _fail(f"--log-level: {level!r} is none of debug, info, warning, error", 2)
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    for noisy in ("httpx", "httpcore", "huggingface_hub", "asyncio"):
+        logging.getLogger(noisy).setLevel("WARNING")
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to continue, as they are.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="A prompt a line, or JSON lines with a 'prompt'.")] = None,
+    model: Model = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate per prompt at most.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: Annotated[int | None, typer.Option()] = None,
+    chat: Annotated[bool, typer.Option(help="Put each prompt through the chat template.")] = False,
+    jsonl: Annotated[bool, typer.Option(help="Print a JSON line per prompt instead of text.")] = False,
+    adapter_path: Adapter = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Generate for a batch of prompts in this process, without a server."""
+    wanted = [*(prompts or []), *(_read_prompts(prompts_file) if prompts_file else [])]
+    if not wanted:
+        _fail("give a prompt, or --prompts-file", 2)
+    from parallm_openai.llm import LLM, SamplingParams
+
+    loaded = _load(model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
+    llm = LLM(loaded, draft_model=_drafter(model, None, None, False))
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    if chat:
+        wanted = [llm.tokenizer.render([{"role": "user", "content": prompt}]) for prompt in wanted]
+    for result in llm.generate(wanted, params, use_tqdm=len(wanted) > 1 and sys.stderr.isatty()):
+        typer.echo(json.dumps(result.as_dict(), ensure_ascii=False) if jsonl else result.text)
+
+
+def _read_prompts(file: Path) -> list[str]:
+    try:
+        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        if file.suffix != ".jsonl":
+            return lines
+        return [str(json.loads(line)["prompt"]) for line in lines]
+    except OSError as error:
+        _fail(f"{file}: {error.strerror}")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        _fail(f"{file} is not JSON lines with a 'prompt' each: {error}")
+
+
+@app.command()
+def doctor(model: Model = None, trust_remote_code: Trust = False) -> None:
+    """Say what this machine and this model can do: BLAS, device, types, batching, speculation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from parallm_openai.models.doctor import describe_machine, describe_model
+
+    table = Table(show_header=False)
+    for name, value in describe_machine():
+        table.add_row(name, value)
+    table.add_section()
+    for name, value in describe_model(_load(model, trust_remote_code=trust_remote_code)):
+        table.add_row(name, value)
+    Console(soft_wrap=True).print(table)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

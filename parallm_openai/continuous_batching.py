@@ -1,0 +1,71 @@
+"""Continuous batching under names that people already use, on this project's engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from parallm_openai.config import EngineConfig
+from parallm_openai.engine.request import Request, SamplingParams
+from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.models.loading import LoadedModel
+from parallm_openai.text.generation import Generation, Reader
+from parallm_openai.text.tokenizer import Tokenizer
+
+__all__ = ["AsyncContinuousBatchingEngine", "BatchConfig"]
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How many requests decode together, and how long an idle engine waits for company, in ms."""
+
+    max_batch_size: int = 8
+    timeout_ms: float = 50
+
+
+class AsyncContinuousBatchingEngine:
+    """Batches whatever is asked of it at the same time; for use within one event loop.
+
+    `model` and `tokenizer` are what `mlx_lm.load` returns. Float types are kept as they are:
+    on a Linux CPU, load with `parallm_openai.models.loading.load` for speed.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: TokenizerWrapper, config: BatchConfig | None = None) -> None:
+        chosen = config or BatchConfig()
+        loaded = LoadedModel.of(model, tokenizer, _config_of(model), name="model", path=Path())
+        self._tokenizer = Tokenizer(tokenizer, loaded.vocab_size)
+        self._engine = AsyncEngine(
+            loaded, EngineConfig(max_batch_size=chosen.max_batch_size, batch_timeout_ms=chosen.timeout_ms)
+        )
+
+    async def generate(self, prompt: str, max_tokens: int = 100, temperature: float = 0.0, **params: Any) -> str:
+        """Continue one prompt; further keywords are those of `SamplingParams`. Raises ValueError for an empty one."""
+        tokens = tuple(self._tokenizer.encode(prompt))
+        if not 0 < len(tokens) < self._engine.context_length:
+            raise ValueError(f"a prompt must have 1 to {self._engine.context_length - 1} tokens, not {len(tokens)}")
+        chosen = SamplingParams(max_tokens=max_tokens, temperature=temperature, **params)
+        stream = self._engine.open(Request(tokens, chosen))
+        return "".join([delta.text async for delta in Generation(stream, Reader(self._tokenizer))])
+
+    async def generate_batch(self, prompts: Sequence[str], max_tokens: int = 100, **params: Any) -> list[str]:
+        """Continue every prompt, batched; the texts are in the prompts' order."""
+        return await asyncio.gather(*(self.generate(prompt, max_tokens, **params) for prompt in prompts))
+
+    def get_stats(self) -> dict[str, Any]:
+        """The engine's numbers, as `/v1/stats` gives them."""
+        return self._engine.stats()
+
+    async def shutdown(self, timeout: float = 0.0) -> None:
+        """End the engine, after `timeout` seconds for what still runs."""
+        await self._engine.shutdown(timeout)
+
+
+def _config_of(model: nn.Module) -> dict[str, Any]:
+    args = getattr(model, "args", None)
+    return dict(vars(args)) if args is not None else {}
