@@ -32,9 +32,9 @@ class CompletionRequest(SamplingFields):
             return [""]
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if not self.prompt or isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)  # type: ignore[arg-type]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
 
 class NativeFields(SamplingFields):

@@ -1,0 +1,344 @@
+"""Tiny random-weight models of many families, built by mlx-lm itself.
+
+Sliding windows are shorter than the tests' sequences, and the weights larger than the initialiser's, so
+that a wrong mask or position shows in the logits.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
+
+import mlx.core as mx  # isort: skip
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map_with_path
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+VOCAB = 128
+WINDOW = 8
+
+_PLAIN: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+_SLIDING = ["sliding_attention", "full_attention"]
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
+_DEEPSEEK: dict[str, Any] = {
+    **_PLAIN,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": 4,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 4.0,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 128,
+    },
+}
+
+# Plain keys and values in every layer, windows included: served by the engine's own ragged cache.
+RAGGED: dict[str, dict[str, Any]] = {
+    "llama": _PLAIN,
+    "llama_long_rope": {
+        **_PLAIN,
+        "model_type": "llama",
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+    },
+    "llama_sliding": {
+        **_PLAIN,
+        "model_type": "llama",
+        "num_hidden_layers": 4,
+        "layer_types": _SLIDING * 2,
+        "sliding_window": WINDOW,
+    },
+    "mistral": {**_PLAIN, "head_dim": 16},
+    "ministral3": {
+        **_PLAIN,
+        "layer_types": _SLIDING,
+        "sliding_window": WINDOW,
+        "rope_parameters": {
+            "rope_theta": 10000.0,
+            "rope_type": "default",
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "mistral3": {"text_config": {**_PLAIN, "model_type": "llama"}},
+    "qwen2": _PLAIN,
+    "qwen2_moe": {
+        **_PLAIN,
+        **_EXPERTS,
+        "shared_expert_intermediate_size": 16,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    "qwen3": {**_PLAIN, "head_dim": 16},
+    "qwen3_moe": {**_PLAIN, **_EXPERTS, "head_dim": 16, "decoder_sparse_step": 1, "mlp_only_layers": [1]},
+    "gemma": {**_PLAIN, "head_dim": 8},
+    "gemma2": {**_PLAIN, "head_dim": 8, "query_pre_attn_scalar": 8.0},
+    "gemma3_text": {
+        **_PLAIN,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8.0,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": 2,
+    },
+    "phi3": _PLAIN,
+    "phimoe": {
+        **_PLAIN,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "original_max_position_embeddings": 512,
+        "rope_scaling": {
+            "long_factor": [1.0] * 4,
+            "short_factor": [1.0] * 4,
+            "long_mscale": 1.0,
+            "short_mscale": 1.0,
+        },
+    },
+    "mixtral": {**_PLAIN, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {
+        **_PLAIN,
+        "num_hidden_layers": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 8,
+        "sliding_window": WINDOW,
+        "layer_types": _SLIDING,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "original_max_position_embeddings": 128,
+        },
+    },
+    "cohere2": {
+        **_PLAIN,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "layer_norm_eps": 1e-5,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": 2,
+    },
+    "olmo3": {
+        **_PLAIN,
+        "num_hidden_layers": 4,
+        "sliding_window": WINDOW,
+        "layer_types": _SLIDING * 2,
+    },
+    "exaone4": {
+        **_PLAIN,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "sliding_window": WINDOW,
+        "sliding_window_pattern": "LG",
+        "rope_scaling": None,
+    },
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "glm4": {
+        **_PLAIN,
+        "head_dim": 8,
+        "attention_bias": False,
+        "partial_rotary_factor": 0.5,
+        "rope_traditional": True,
+    },
+    "starcoder2": {**_PLAIN, "norm_epsilon": 1e-5},
+}
+
+# State that cannot be un-written, in some layer or all: served by mlx-lm's own batch caches.
+NATIVE: dict[str, dict[str, Any]] = {
+    "mamba": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "state_size": 8,
+        "num_hidden_layers": 2,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+        "vocab_size": VOCAB,
+    },
+    "mamba2": {
+        "num_heads": 4,
+        "head_dim": 16,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "state_size": 16,
+        "num_hidden_layers": 2,
+        "layer_norm_epsilon": 1e-5,
+        "conv_kernel": 4,
+        "n_groups": 1,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "tie_word_embeddings": True,
+        "time_step_limit": [0.001, 100.0],
+        "time_step_rank": 4,
+        "vocab_size": VOCAB,
+    },
+    "qwen3_next": {
+        **_PLAIN,
+        **_EXPERTS,
+        "num_hidden_layers": 4,
+        "full_attention_interval": 2,
+        "head_dim": 16,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+        "linear_conv_kernel_dim": 4,
+        "decoder_sparse_step": 1,
+        "shared_expert_intermediate_size": 16,
+        "mlp_only_layers": [],
+        "partial_rotary_factor": 0.5,
+    },
+    "lfm2": {
+        **_PLAIN,
+        "num_hidden_layers": 3,
+        "norm_eps": 1e-5,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "block_dim": 32,
+        "block_ff_dim": 64,
+        "block_multiple_of": 8,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "full_attn_idxs": [1],
+    },
+    "falcon_h1": {
+        **_PLAIN,
+        "head_dim": 8,
+        "mamba_d_ssm": 64,
+        "mamba_d_state": 16,
+        "mamba_d_head": 16,
+        "mamba_n_heads": 4,
+        "lm_head_multiplier": 1.0,
+    },
+    "jamba": {
+        **_PLAIN,
+        "num_hidden_layers": 4,
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+        "mamba_d_conv": 4,
+        "mamba_d_state": 8,
+        "mamba_expand": 2,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "rwkv7": {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "norm_eps": 1e-5,
+        "head_dim": 32,
+        "num_hidden_layers": 2,
+        "a_low_rank_dim": 8,
+        "v_low_rank_dim": 8,
+        "gate_low_rank_dim": 8,
+        "decay_low_rank_dim": 8,
+        "vocab_size": VOCAB,
+    },
+}
+
+FAMILIES = {**RAGGED, **NATIVE}
+
+
+def config(family: str) -> dict[str, Any]:
+    """The family's `config.json`."""
+    return {"model_type": family, **FAMILIES[family]}
+
+
+@cache
+def model(family: str) -> nn.Module:
+    return build(config(family))
+
+
+def build(settings: dict[str, Any], seed: int = 0) -> nn.Module:
+    """A model of that configuration with random float32 weights."""
+    kind = {"mistral": "llama"}.get(settings["model_type"], settings["model_type"])
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    mx.random.seed(seed)
+    built = module.Model(module.ModelArgs.from_dict(settings))
+    built.eval()
+    built.update(tree_map_with_path(_wilder, built.parameters()))
+    mx.eval(built.parameters())
+    return built
+
+
+def _wilder(name: str, weight: mx.array) -> mx.array:
+    """Weights that tell tokens and positions apart; norms and state-space constants stay as they are."""
+    if not mx.issubdtype(weight.dtype, mx.floating):
+        return weight
+    if weight.ndim < 2 or "A_log" in name or "conv" in name:
+        # Zero-initialised vectors (biases, sinks, mixing rates) would hide mistakes.
+        return weight + 0.1 * mx.random.normal(weight.shape)
+    return 2.0 * mx.random.normal(weight.shape) * weight.shape[-1] ** -0.5
+
+
+def write(family: str, folder: Path, *, dtype: mx.Dtype = mx.float16, built: nn.Module | None = None) -> Path:
+    """Write the family's tiny model as a folder that `mlx_lm.load` reads; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+        for name, array in tree_flatten((built or model(family)).parameters())  # type: ignore[misc]
+    }
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps({**config(family), "eos_token_id": 1}))
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path, tokens: dict[str, int] | None = None) -> None:
+    """A tokenizer of single characters: id 0 is unknown, 1 ends a text."""
+    vocabulary = tokens or character_vocabulary()
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def character_vocabulary() -> dict[str, int]:
+    characters = [chr(code) for code in range(32, 32 + VOCAB - 2 - 33)]
+    return {token: index for index, token in enumerate(["<unk>", "</s>", *characters])}

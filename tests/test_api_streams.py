@@ -1,0 +1,149 @@
+"""Many clients at once, clients that leave, and text that is cut in the right place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from conftest import RunningServer, running_server
+
+from parallm_openai.api.settings import ServerSettings
+
+STORY: dict[str, Any] = {"model": "parallm-demo", "prompt": "Once upon a time", "ignore_eos": True}
+
+
+async def read(client: httpx.AsyncClient, body: dict[str, Any]) -> str:
+    text = ""
+    async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
+        assert response.status_code == 200
+        async for line in response.aiter_lines():
+            if line.startswith("data: {"):
+                text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
+    return text
+
+
+def bodies(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(5)
+    prompts = ["Once upon a time", "The capital of", "1, 2, 3,", "def ", "Zoë said: 你好", "A" * 300]
+    made = []
+    for number in range(count):
+        body = STORY | {"prompt": rng.choice(prompts), "max_tokens": rng.randrange(5, 60)}
+        body |= {"temperature": 0} if number % 2 else {"temperature": 1, "seed": number, "top_p": 0.9}
+        made.append(body)
+    return made
+
+
+def test_32_streams_that_join_over_time_get_what_each_gets_alone(server: RunningServer) -> None:
+    wanted = bodies(32)
+    with server.client as client:
+        alone = [client.post("/v1/completions", json=body).json()["choices"][0]["text"] for body in wanted]
+
+    async def together() -> list[str]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+
+            async def later(body: dict[str, Any], delay: float) -> str:
+                await asyncio.sleep(delay)
+                return await read(client, body)
+
+            long = asyncio.create_task(read(client, STORY | {"prompt": [7] * 4000, "max_tokens": 4}))
+            texts = await asyncio.gather(*(later(body, index * 0.05) for index, body in enumerate(wanted)))
+            await long
+            return texts
+
+    assert asyncio.run(together()) == alone
+
+
+def test_a_client_that_leaves_a_stream_frees_its_row(server: RunningServer) -> None:
+    with server.client as client:
+        request = client.build_request("POST", "/v1/completions", json=STORY | {"max_tokens": 4000, "stream": True})
+        response = client.send(request, stream=True)
+        lines = response.iter_lines()
+        next(lines)
+        assert server.active() == 1
+        response.close()
+        server.wait_until_idle()
+
+
+def test_a_client_that_leaves_a_plain_request_frees_its_rows(server: RunningServer) -> None:
+    with server.client as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/completions", json=STORY | {"max_tokens": 4000, "n": 3}, timeout=0.5)
+    server.wait_until_idle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_strings_never_leak_a_part_of_themselves(server: RunningServer, stream: bool) -> None:
+    body = STORY | {"max_tokens": 60, "temperature": 0}
+    with server.client as client:
+        whole = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        for start in range(3, 40, 7):
+            stop = whole[start : start + 6]
+            asked = body | {"stop": ["never this", stop]}
+            if stream:
+                text = asyncio.run(_read_alone(server, asked))
+            else:
+                answer = client.post("/v1/completions", json=asked).json()
+                text = answer["choices"][0]["text"]
+                assert answer["choices"][0]["finish_reason"] == "stop"
+                assert answer["usage"]["completion_tokens"] <= 60
+            assert text == whole[: whole.find(stop)]
+
+
+async def _read_alone(server: RunningServer, body: dict[str, Any]) -> str:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        return await read(client, body)
+
+
+def test_a_choice_of_a_seeded_request_is_repeatable_and_differs_from_its_siblings(server: RunningServer) -> None:
+    body = STORY | {"max_tokens": 30, "n": 3, "seed": 11, "temperature": 1.5}
+    with server.client as client:
+        first, second = (
+            [c["text"] for c in client.post("/v1/completions", json=body).json()["choices"]] for _ in range(2)
+        )
+        single = client.post("/v1/completions", json=body | {"n": 1}).json()["choices"][0]["text"]
+    assert first == second
+    assert len(set(first)) == 3
+    assert first[0] == single
+
+
+def test_no_chunk_holds_half_a_character(server: RunningServer) -> None:
+    with server.client as client:
+        encoded = client.post(
+            "/v1/completions",
+            json=STORY | {"prompt": "é日本🙂", "max_tokens": 0, "echo": True, "logprobs": 0},
+        ).json()["choices"][0]
+    assert encoded["text"] == "é日本🙂"
+    assert any(token.startswith("bytes:") for token in encoded["logprobs"]["tokens"])
+
+
+def test_a_request_that_takes_too_long_is_ended(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(settings=ServerSettings(request_timeout=0.3, graceful_timeout=1))
+    with server.client as client:
+        response = client.post("/v1/completions", json=STORY | {"max_tokens": 8000})
+        assert response.status_code == 504
+        assert response.json()["error"]["code"] == "timeout"
+        lines = client.post("/v1/completions", json=STORY | {"max_tokens": 8000, "stream": True}).text.splitlines()
+    assert json.loads([line for line in lines if line][-1].removeprefix("data: "))["error"]["code"] == "timeout"
+    server.wait_until_idle()
+
+
+def test_stopping_the_server_lets_streams_finish() -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(running_server())
+        with server.client as client:
+            request = client.build_request("POST", "/v1/completions", json=STORY | {"max_tokens": 200, "stream": True})
+            response = client.send(request, stream=True)
+            lines = response.iter_lines()
+            next(lines)
+            stopping = threading.Thread(target=stack.pop_all().close)
+            stopping.start()
+            rest = list(lines)
+        stopping.join(20)
+        assert not stopping.is_alive()
+    assert any("[DONE]" in line for line in rest)

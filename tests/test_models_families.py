@@ -1,0 +1,142 @@
+"""Every family's batched logits are those of its rows alone, in mlx-lm's own caches."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import families
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+
+from parallm_openai.engine.capabilities import Batching, probe
+from parallm_openai.engine.kv_cache import BatchCache, RaggedCache
+from parallm_openai.engine.native_cache import NativeCache, NativePrefill
+
+TOLERANCE = 1e-4
+
+# Length, tokens read before decoding, and the round it joins in; some are longer than any sliding window,
+# one decodes from its first token, and they end at different times.
+ROWS = ((34, 20, 0), (12, 5, 0), (26, 0, 1), (9, 8, 3), (30, 13, 5), (5, 1, 6))
+
+
+@dataclass
+class Sequence:
+    tokens: list[int]
+    prompt: int
+    joins: int
+    expected: np.ndarray = field(repr=False)
+    read: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.read
+
+
+def sequences(network: nn.Module) -> list[Sequence]:
+    dice = random.Random(1)
+    made = []
+    for length, prompt, joins in ROWS:
+        tokens = [dice.randrange(families.VOCAB) for _ in range(length)]
+        made.append(Sequence(tokens, prompt, joins, alone(network, tokens)))
+    return made
+
+
+def alone(network: nn.Module, tokens: list[int]) -> np.ndarray:
+    """Logits of one row, read token by token in mlx-lm's own cache."""
+    cache = make_prompt_cache(network)
+    return np.array(mx.concatenate([network(mx.array([[token]]), cache=cache)[0] for token in tokens]))
+
+
+def prefill(cache: BatchCache, rows: list[Sequence], chunk: int) -> None:
+    """Read the prompts of rows that join together, in chunks of unequal length."""
+    for _ in rows:
+        cache.append()
+    while any(row.read < row.prompt for row in rows):
+        chunks = [row.tokens[row.read : min(row.read + chunk, row.prompt)] for row in rows]
+        cache.forward(chunks)
+        cache.evaluate()
+        cache.commit([len(part) for part in chunks])
+        for row, part in zip(rows, chunks, strict=True):
+            row.read += len(part)
+
+
+def decode(cache: BatchCache, rows: list[Sequence], dice: random.Random, longest: int) -> float:
+    """One step: every row is given its next tokens and a wrong tail, and keeps the former."""
+    kept = [dice.randint(1, min(longest, row.left)) for row in rows]
+    wrong = [[dice.randrange(families.VOCAB) for _ in range(dice.randint(0, longest - count))] for count in kept]
+    given = [row.tokens[row.read : row.read + count] + tail for row, count, tail in zip(rows, kept, wrong, strict=True)]
+    logits = np.array(cache.forward(given))
+    worst = 0.0
+    for index, (row, count) in enumerate(zip(rows, kept, strict=True)):
+        expected = row.expected[row.read : row.read + count]
+        worst = max(worst, float(np.abs(logits[index, :count] - expected).max()))
+        row.read += count
+    cache.commit(kept)
+    return worst
+
+
+def largest_difference(network: nn.Module, *, ragged: bool) -> float:
+    """Run all rows through a batch that they join and leave; the largest difference to the rows alone."""
+    dice = random.Random(2)
+    waiting = sequences(network)
+    running: list[Sequence] = []
+    prefilling: BatchCache = RaggedCache(network) if ragged else NativePrefill(network)
+    decoding: BatchCache = RaggedCache(network) if ragged else NativeCache(network)
+    worst, step = 0.0, 0
+    while waiting or running:
+        joining = [row for row in waiting if row.joins <= step]
+        waiting = [row for row in waiting if row.joins > step]
+        prefill(prefilling, joining, chunk=6)
+        for row in joining:
+            decoding.take(prefilling, 0)
+            prefilling.remove(0)
+            # The last row took the place of the one removed.
+            running.append(joining[_order(len(joining))[joining.index(row)]])
+        if running:
+            worst = max(worst, decode(decoding, running, dice, longest=4 if ragged else 1))
+        for index in reversed(range(len(running))):
+            if running[index].left == 0:
+                decoding.remove(index)
+                running[index] = running[-1]
+                running.pop()
+        step += 1
+    return worst
+
+
+def _order(count: int) -> list[int]:
+    """Which of `count` rows is first each time the first is removed and the last takes its place."""
+    rows, order = list(range(count)), []
+    while rows:
+        order.append(rows[0])
+        rows[0] = rows[-1]
+        rows.pop()
+    return order
+
+
+@pytest.mark.parametrize("family", families.RAGGED)
+def test_a_ragged_batch_computes_what_each_row_computes_alone(family: str) -> None:
+    assert largest_difference(families.model(family), ragged=True) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", families.NATIVE)
+def test_mlx_lms_batch_computes_what_each_row_computes_alone(family: str) -> None:
+    assert largest_difference(families.model(family), ragged=False) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", families.RAGGED)
+def test_families_of_plain_keys_and_values_may_speculate(family: str) -> None:
+    found = probe(families.model(family), families.VOCAB)
+    assert found.batching is Batching.RAGGED
+    assert found.speculation
+
+
+@pytest.mark.parametrize("family", families.NATIVE)
+def test_families_with_other_state_are_batched_without_speculation(family: str) -> None:
+    found = probe(families.model(family), families.VOCAB)
+    assert found.batching is Batching.NATIVE
+    assert not found.speculation
+    assert "not plain keys and values" in found.reason
