@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -124,10 +126,9 @@ def serve(
     log_level: Annotated[str, typer.Option(envvar="PARALLM_LOG_LEVEL", help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve a model over HTTP."""
-    _set_up_logging(log_level)
-    listener = _listen(host, port)
     from parallm_openai.api.settings import ServerSettings
 
+    _set_up_logging(log_level)
     try:
         config = EngineConfig(
             max_batch_size=max_batch_size,
@@ -150,7 +151,9 @@ def serve(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        _fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}", 2)
+        _fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, not {first['input']!r}", 2)
+    # The port is taken before the model is loaded, so that a busy one is known at once.
+    listener = _listen(host, port)
     target = _load(model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
     drafter = _drafter(model, draft_model, draft, trust_remote_code)
     _run(target, drafter, config, settings, listener, log_level)
@@ -159,14 +162,12 @@ def serve(
 def _load(model: str | None, **options: Any) -> LoadedModel:
     """The model of that name, or the bundled one; ends the command with a sentence where it cannot be loaded."""
     from parallm_openai import demo
-    from parallm_openai.models.loading import ModelLoadError, load
+    from parallm_openai.models.loading import load
 
-    try:
+    with _explained():
         if model is None:
             return load(demo.TARGET_PATH, name=demo.MODEL_ID, **options)
         return load(model, **options)
-    except ModelLoadError as error:
-        _fail(str(error))
 
 
 def _drafter(model: str | None, draft_model: str | None, draft: str | None, trust_remote_code: bool) -> Draft:
@@ -197,33 +198,73 @@ def _run(
     import uvicorn
 
     from parallm_openai.api.app import create_app
-    from parallm_openai.engine.capabilities import UnsupportedModelError
+    from parallm_openai.doctor import one_line
     from parallm_openai.engine.worker import AsyncEngine
-    from parallm_openai.models.doctor import one_line
-    from parallm_openai.models.loading import ModelLoadError
 
-    try:
+    with _explained():
         engine = AsyncEngine(target, config, draft)
-    except (UnsupportedModelError, ModelLoadError) as error:
-        _fail(str(error))
+    _allow_many_connections()
     log.info("%s", one_line(target))
     speculation = engine.stats()["speculative_stats"]
     log.info("drafter: %s, speculation %s", speculation["drafter"], "on" if speculation["enabled"] else "off")
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(engine, target, settings),
-            log_level=log_level,
-            access_log=log_level == "debug",
-            timeout_graceful_shutdown=round(settings.graceful_timeout) or 1,
-        )
+    settled = uvicorn.Config(
+        create_app(engine, target, settings),
+        log_config=None,
+        log_level=log_level,
+        access_log=log_level == "debug",
+        timeout_graceful_shutdown=round(settings.graceful_timeout) or 1,
     )
+
+    class Announcing(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                _announce(listener, target.name, needs_key=bool(settings.api_keys))
+
+    server = Announcing(settled)
+    # uvicorn raises the interrupt again after an orderly end.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if not server.started:
+        _fail("the server could not be started; the log above says why")
+
+
+def _announce(listener: socket.socket, model: str, *, needs_key: bool) -> None:
     host, port = listener.getsockname()[:2]
-    log.info("serving %s at http://%s:%d/v1  (documentation at /docs)", target.name, host, port)
-    server.run(sockets=[listener])
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{reachable}:{port}"
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if needs_key else ""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    typer.echo(
+        f"\nServing {model} at {url}/v1 (documentation at {url}/docs; Ctrl-C stops). Try:\n\n"
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' {key}-d '{body}'\n"
+    )
+
+
+def _allow_many_connections() -> None:
+    """Raise this process's limit of open files as far as it goes; importing mlx-lm lowers it to 2048."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """End the command with one sentence where a model is not to be loaded, batched or given these prompts."""
+    from parallm_openai.engine.capabilities import UnsupportedModelError
+    from parallm_openai.models.loading import ModelLoadError
+    from parallm_openai.text.generation import GenerationError
+    from parallm_openai.text.tokenizer import TemplateError
+
+    try:
+        yield
+    except (ModelLoadError, UnsupportedModelError, GenerationError, TemplateError) as error:
+        _fail(str(error))
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before the model is loaded, so that a busy one is known at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -264,11 +305,15 @@ def generate(
     from parallm_openai.llm import LLM, SamplingParams
 
     loaded = _load(model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
-    llm = LLM(loaded, draft_model=_drafter(model, None, None, False))
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    if chat:
-        wanted = [llm.tokenizer.render([{"role": "user", "content": prompt}]) for prompt in wanted]
-    for result in llm.generate(wanted, params, use_tqdm=len(wanted) > 1 and sys.stderr.isatty()):
+    with _explained(), LLM(loaded, draft_model=_drafter(model, None, None, False)) as llm:
+        if chat:
+            wanted = [llm.tokenizer.render([{"role": "user", "content": prompt}]) for prompt in wanted]
+        try:
+            results = llm.generate(wanted, params, use_tqdm=len(wanted) > 1 and sys.stderr.isatty())
+        except ValueError as error:
+            _fail(str(error), 2)
+    for result in results:
         typer.echo(json.dumps(result.as_dict(), ensure_ascii=False) if jsonl else result.text)
 
 
@@ -290,7 +335,7 @@ def doctor(model: Model = None, trust_remote_code: Trust = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from parallm_openai.models.doctor import describe_machine, describe_model
+    from parallm_openai.doctor import describe_machine, describe_model
 
     table = Table(show_header=False)
     for name, value in describe_machine():

@@ -107,14 +107,25 @@ RAGGED: dict[str, dict[str, Any]] = {
     "qwen3": {**_PLAIN, "head_dim": 16},
     "qwen3_moe": {**_PLAIN, **_EXPERTS, "head_dim": 16, "decoder_sparse_step": 1, "mlp_only_layers": [1]},
     "gemma": {**_PLAIN, "head_dim": 8},
-    "gemma2": {**_PLAIN, "head_dim": 8, "query_pre_attn_scalar": 8.0},
+    "gemma2": {**_PLAIN, "head_dim": 8, "query_pre_attn_scalar": 8},
     "gemma3_text": {
         **_PLAIN,
         "num_hidden_layers": 4,
         "head_dim": 8,
-        "query_pre_attn_scalar": 8.0,
+        "query_pre_attn_scalar": 8,
         "sliding_window": WINDOW,
         "sliding_window_pattern": 2,
+    },
+    "gemma4_text": {
+        **_PLAIN,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "num_kv_shared_layers": 2,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+        "sliding_window": WINDOW,
+        "layer_types": _SLIDING * 2,
     },
     "phi3": _PLAIN,
     "phimoe": {
@@ -166,6 +177,7 @@ RAGGED: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         "sliding_window": WINDOW,
         "sliding_window_pattern": "LG",
+        "layer_types": _SLIDING * 2,
         "rope_scaling": None,
     },
     "deepseek_v2": _DEEPSEEK,
@@ -275,7 +287,66 @@ NATIVE: dict[str, dict[str, Any]] = {
     },
 }
 
-FAMILIES = {**RAGGED, **NATIVE}
+# What the engine's ragged cache gets wrong or fails on; mlx-lm's batch caches may do.
+MISFITS: dict[str, dict[str, Any]] = {
+    "gpt_bigcode": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_inner": 64,
+        "n_head": 4,
+        "n_positions": 64,
+        "layer_norm_epsilon": 1e-5,
+        "vocab_size": VOCAB,
+    },
+    "afm7": {
+        "vocab_size": VOCAB,
+        "hidden_dim": 32,
+        "num_layers": 2,
+        "num_kv_reuse_layers": 1,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+    },
+    "gemma3n": {
+        "text_config": {
+            **_PLAIN,
+            "model_type": "gemma3n_text",
+            "num_hidden_layers": 4,
+            "intermediate_size": [64] * 4,
+            "head_dim": 8,
+            "num_kv_shared_layers": 2,
+            "vocab_size_per_layer_input": VOCAB,
+            "sliding_window": WINDOW,
+            "rope_local_base_freq": 10000.0,
+            "final_logit_softcapping": 30.0,
+            "layer_types": _SLIDING * 2,
+            "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+            "hidden_size_per_layer_input": 8,
+            "altup_num_inputs": 2,
+            "altup_coef_clip": 120.0,
+            "altup_correct_scale": True,
+            "altup_active_idx": 0,
+            "laurel_rank": 4,
+        }
+    },
+    "llama4": {
+        "text_config": {
+            **_PLAIN,
+            "model_type": "llama4_text",
+            "num_hidden_layers": 4,
+            "attention_bias": False,
+            "attention_chunk_size": WINDOW,
+            "head_dim": 8,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size_mlp": 64,
+            "num_experts_per_tok": 1,
+            "num_local_experts": 4,
+            "rope_scaling": None,
+            "use_qk_norm": True,
+        }
+    },
+}
+
+FAMILIES = {**RAGGED, **NATIVE, **MISFITS}
 
 
 def config(family: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from parallm_openai.engine.capabilities import Batching, probe
-from parallm_openai.engine.kv_cache import BatchCache, RaggedCache
+from parallm_openai.engine.capabilities import Batching, UnsupportedModelError, probe
+from parallm_openai.engine.kv_cache import BatchCache, Layout, RaggedCache
 from parallm_openai.engine.native_cache import NativeCache, NativePrefill
 
 TOLERANCE = 1e-4
@@ -140,3 +140,53 @@ def test_families_with_other_state_are_batched_without_speculation(family: str) 
     assert found.batching is Batching.NATIVE
     assert not found.speculation
     assert "not plain keys and values" in found.reason
+
+
+def test_a_family_that_the_ragged_cache_fails_on_falls_back_to_mlx_lms_batch() -> None:
+    found = probe(families.model("gemma3n"), families.VOCAB)
+    assert found.batching is Batching.NATIVE
+    assert not found.speculation
+    assert "in a ragged batch it fails" in found.reason
+    assert largest_difference(families.model("gemma3n"), ragged=False) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("gpt_bigcode", "in mlx-lm's batch caches it fails"),
+        ("afm7", "in mlx-lm's batch caches its logits differ from single rows"),
+        ("llama4", "its cache is not plain keys and values"),
+    ],
+)
+def test_a_family_that_neither_cache_serves_is_refused_with_the_reason(family: str, reason: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="cannot be served in a batch") as refusal:
+        probe(families.model(family), families.VOCAB)
+    assert reason in str(refusal.value)
+
+
+class Disturbed(nn.Module):
+    """A Llama whose rows disturb each other: its logits depend on how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = families.model("llama")
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(self.inner.layers)
+
+    def __call__(self, tokens: mx.array, cache: object = None) -> mx.array:
+        logits: mx.array = self.inner(tokens, cache=cache)
+        return logits + 0.1 * (tokens.shape[0] - 1)
+
+
+def test_wrong_numbers_are_found_not_only_failures() -> None:
+    with pytest.raises(UnsupportedModelError, match="in a ragged batch its logits differ"):
+        probe(Disturbed(), families.VOCAB)
+
+
+def test_the_largest_differences_show_where_a_window_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison has the power to see what it is there for."""
+    mask = Layout.mask
+    monkeypatch.setattr(Layout, "mask", lambda self, window, as_array: mask(self, None, as_array))
+    assert largest_difference(families.model("llama_sliding"), ragged=True) > 100 * TOLERANCE

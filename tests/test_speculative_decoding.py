@@ -62,6 +62,7 @@ requests = st.lists(
     drafter=st.sampled_from(sorted(DRAFTERS)),
     length=st.sampled_from(["auto", "auto", 1, 3, 6]),
     batch=st.integers(1, 5),
+    waste_limit=st.sampled_from([0, 20, 10**9]),
     chunk=st.sampled_from([3, 16, 256]),
     cancel=st.booleans(),
 )
@@ -70,11 +71,19 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     drafter: str,
     length: int | str,
     batch: int,
+    waste_limit: int,
     chunk: int,
     cancel: bool,
 ) -> None:
     wanted = [Request(tuple(prompt), chosen) for prompt, chosen, _ in drawn]
-    engine = tiny.core(DRAFTERS[drafter](), draft_length=length, eos=[0], max_batch_size=batch, prefill_chunk=chunk)
+    engine = tiny.core(
+        DRAFTERS[drafter],
+        draft_length=length,
+        eos=[0],
+        waste_limit=waste_limit,
+        max_batch_size=batch,
+        prefill_chunk=chunk,
+    )
     if cancel:
         victim = greedy([1, 2, 3], 200)
         engine.add(victim)
@@ -94,13 +103,13 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
 @pytest.mark.parametrize("length", range(7))
 def test_a_seed_gives_the_same_tokens_for_every_draft_length_and_drafter(drafter: str, length: int) -> None:
     wanted = [seeded([n, n + 1, n + 2], 25, seed=n, temperature=1.0, top_p=0.95) for n in range(4)]
-    run = run_all(tiny.core(DRAFTERS[drafter](), draft_length=length), wanted)
+    run = run_all(tiny.core(DRAFTERS[drafter], draft_length=length), wanted)
     for request in wanted:
         assert run.tokens[request.id] == reference(request)
 
 
 def test_a_draft_that_is_the_target_is_always_accepted_even_when_sampling() -> None:
-    engine = tiny.core(draft_model(0.0), draft_length=5)
+    engine = tiny.core(lambda: draft_model(0.0), draft_length=5)
     wanted = [seeded([n, 3], 60, seed=n, temperature=1.3, top_p=0.9, presence_penalty=0.5) for n in range(3)]
     run = run_all(engine, wanted)
     report = engine.stats.report()["speculative_stats"]
@@ -110,33 +119,33 @@ def test_a_draft_that_is_the_target_is_always_accepted_even_when_sampling() -> N
 
 def test_counts_of_drafted_and_accepted_tokens_come_with_the_outputs() -> None:
     request = greedy([1, 2, 3], 30)
-    run = run_all(tiny.core(draft_model(0.0), draft_length=4), [request])
+    run = run_all(tiny.core(lambda: draft_model(0.0), draft_length=4), [request])
     assert 20 <= run.accepted(request) <= run.drafted(request)
 
 
 def test_use_speculative_false_keeps_one_row_plain_among_others() -> None:
     plain, drafted = greedy([1, 2], 20, use_speculative=False), greedy([3, 4], 20)
-    run = run_all(tiny.core(draft_model(0.0), draft_length=4), [plain, drafted])
+    run = run_all(tiny.core(lambda: draft_model(0.0), draft_length=4), [plain, drafted])
     assert run.drafted(plain) == 0
     assert run.drafted(drafted) > 0
 
 
 def test_a_request_may_speculate_where_the_server_does_not() -> None:
     eager = greedy([3, 4], 20, use_speculative=True)
-    engine = tiny.core(draft_model(0.0), draft_length=4, use_speculative_decoding=False)
+    engine = tiny.core(lambda: draft_model(0.0), draft_length=4, use_speculative_decoding=False)
     run = run_all(engine, [eager, greedy([1], 20)])
     assert run.drafted(eager) > 0
 
 
 def test_a_family_that_cannot_unwrite_is_never_drafted_for() -> None:
     request = greedy([1, 2, 3], 20)
-    run = run_all(tiny.core(NgramDrafter(), draft_length=4, ragged=False), [request])
+    run = run_all(tiny.core(NgramDrafter, draft_length=4, ragged=False), [request])
     assert run.drafted(request) == 0
     assert run.tokens[request.id] == reference(request)
 
 
 def test_speculation_switched_on_in_mid_stream_picks_rows_up() -> None:
-    engine = tiny.core(draft_model(0.0), draft_length=4, use_speculative_decoding=False)
+    engine = tiny.core(lambda: draft_model(0.0), draft_length=4, use_speculative_decoding=False)
     run = Run(engine)
     request = greedy([1, 2, 3], 160)
     run.add(request)
@@ -150,7 +159,7 @@ def test_speculation_switched_on_in_mid_stream_picks_rows_up() -> None:
 
 def test_a_draft_with_a_smaller_vocabulary_never_reads_an_id_it_has_not_got() -> None:
     small = tiny.model(seed=3, vocab=40)
-    engine = tiny.core(DraftModel(small, 40, tiny.VOCAB), draft_length=3)
+    engine = tiny.core(lambda: DraftModel(small, 40, tiny.VOCAB), draft_length=3)
     request = seeded([60, 59, 58, 1], 30, seed=1)
     assert run_all(engine, [request]).tokens[request.id] == reference(request)
 
@@ -179,7 +188,7 @@ def test_ngram_proposes_what_followed_before(text: list[int], count: int, draft:
 
 def test_rejection_leaves_greedy_rows_as_they_are() -> None:
     wanted = [greedy([n, 2], 25) for n in range(4)]
-    run = run_all(tiny.core(draft_model(0.2), speculative_acceptance="rejection"), wanted)
+    run = run_all(tiny.core(lambda: draft_model(0.2), speculative_acceptance="rejection"), wanted)
     for request in wanted:
         assert run.tokens[request.id] == reference(request)
 
@@ -189,7 +198,7 @@ def test_rejection_works_with_every_parameter_and_drafter(drafter: str) -> None:
     wanted = [
         seeded([n, 2, 3, 2], 25, seed=n, top_p=0.9, top_k=30, frequency_penalty=0.4, logprobs=1) for n in range(4)
     ]
-    engine = tiny.core(DRAFTERS[drafter](), draft_length=4, speculative_acceptance="rejection")
+    engine = tiny.core(DRAFTERS[drafter], draft_length=4, speculative_acceptance="rejection")
     run = run_all(engine, [*wanted, greedy([1], 20)])
     for request in wanted:
         assert len(run.tokens[request.id]) == 25
@@ -208,7 +217,9 @@ def test_sampled_output_has_exactly_the_targets_distribution(planted: bool, acce
     target = tiny.model(seed=11, vocab=5)
     mx.random.seed(5)
     rough = tiny.model(seed=12, vocab=5)
-    engine = tiny.core(DraftModel(rough, 5, 5), target=target, max_batch_size=64, speculative_acceptance=acceptance)
+    engine = tiny.core(
+        lambda: DraftModel(rough, 5, 5), target=target, max_batch_size=64, speculative_acceptance=acceptance
+    )
     rng = np.random.default_rng(0)
     if planted:
         from parallm_openai.engine import step

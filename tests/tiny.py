@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
@@ -16,6 +16,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
 from parallm_openai.config import EngineConfig
+from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.sampling import noise_key
@@ -63,19 +64,21 @@ def draft(noise: float) -> nn.Module:
 
 
 def core(
-    drafter: Drafter | None = None,
+    make_drafter: Callable[[], Drafter] = Drafter,
     *,
     ragged: bool = True,
     eos: Sequence[int] = (),
     target: nn.Module | None = None,
+    waste_limit: int = 10**9,
     **settings: object,
 ) -> EngineCore:
+    lanes = [Lane(ModelRunner(target or model(), ragged=ragged), make_drafter()) for _ in range(2)]
     return EngineCore(
-        ModelRunner(target or model(), ragged=ragged),
-        drafter or Drafter(),
+        lanes,
         EngineConfig.model_validate(settings),
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
+        waste_limit=waste_limit,
     )
 
 

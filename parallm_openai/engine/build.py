@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
+from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
@@ -27,24 +30,26 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: Draft = None) ->
     """
     abilities = probe(model.model, model.vocab_size)
     log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
+    make_drafter = _drafter(model, abilities, draft)
     return EngineCore(
-        ModelRunner(model.model, ragged=abilities.speculation),
-        _drafter(model, abilities, draft),
+        [Lane(ModelRunner(model.model, ragged=abilities.speculation), make_drafter()) for _ in range(2)],
         config,
         context_length=model.context_length,
         eos_ids=model.eos_token_ids,
+        waste_limit=max(1, model.weight_bytes // max(1, abilities.token_bytes)),
     )
 
 
-def _drafter(model: LoadedModel, abilities: Capabilities, draft: Draft) -> Drafter:
+def _drafter(model: LoadedModel, abilities: Capabilities, draft: Draft) -> Callable[[], Drafter]:
+    """How to make a drafter; each lane gets one of its own."""
     if draft is None:
-        return Drafter()
+        return Drafter
     if not abilities.speculation:
         log.warning("%s cannot speculate (%s); it is served without", model.name, abilities.reason)
-        return Drafter()
+        return Drafter
     if draft == "ngram":
-        return NgramDrafter()
+        return NgramDrafter
     check_same_tokenizer(model, draft)
     if not probe(draft.model, draft.vocab_size).speculation:
         raise UnsupportedModelError(f"{draft.name} cannot draft: what it has read cannot be taken back")
-    return DraftModel(draft.model, draft.vocab_size, model.vocab_size)
+    return partial(DraftModel, draft.model, draft.vocab_size, model.vocab_size)

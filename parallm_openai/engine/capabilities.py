@@ -26,11 +26,15 @@ class UnsupportedModelError(Exception):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """How a model is batched, whether it may speculate, and why."""
+    """How a model is batched, whether it may speculate, and why.
+
+    `token_bytes` is what one token of context takes in the cache; 0 where it is not known.
+    """
 
     batching: Batching
     speculation: bool
     reason: str
+    token_bytes: int = 0
 
 
 def probe(model: nn.Module, vocab_size: int) -> Capabilities:
@@ -43,7 +47,8 @@ def probe(model: nn.Module, vocab_size: int) -> Capabilities:
     if plain:
         found = _disagreement(lambda: _ragged_rounds(model, vocab_size))
         if found is None:
-            return Capabilities(Batching.RAGGED, True, "plain keys and values; verified against single rows")
+            reason = "plain keys and values; verified against single rows"
+            return Capabilities(Batching.RAGGED, True, reason, _token_bytes(model))
         problem = f"in a ragged batch {found}"
     found = _disagreement(lambda: _native_rounds(model, vocab_size))
     if found is None:
@@ -124,3 +129,10 @@ def _alone(model: nn.Module, tokens: Sequence[int]) -> mx.array:
     stacked = mx.stack(logits)
     mx.eval(stacked)
     return stacked
+
+
+def _token_bytes(model: nn.Module) -> int:
+    cache = make_prompt_cache(model)
+    mx.eval(model(mx.array([[0]]), cache=cache))
+    buffers = [buffer for layer in cache for buffer in (layer.keys, layer.values) if buffer is not None]
+    return sum(buffer.shape[1] * buffer.shape[3] * buffer.itemsize for buffer in buffers)

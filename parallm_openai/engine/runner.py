@@ -16,7 +16,7 @@ class ModelRunner:
     """Runs a model over the prefilling rows and over the decoding rows.
 
     Rows prefill in a cache of their own, so that a long prompt neither widens nor
-    blocks the decoding batch; `promote` copies a finished row over.
+    blocks the decoding batch; a finished row is copied over.
     """
 
     def __init__(self, model: nn.Module, ragged: bool) -> None:
@@ -48,11 +48,6 @@ class ModelRunner:
         self.prefilling.evaluate()
         self.prefilling.commit([len(chunk) for chunk in chunks])
         return logits
-
-    def promote(self, row: int) -> None:
-        """Move a prefilled row to the end of the decoding ones."""
-        self.decoding.take(self.prefilling, row)
-        self.prefilling.remove(row)
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> mx.array:
         """Logits `[rows, longest, vocab]` of the decoding rows over their next tokens; commits nothing."""

@@ -1,83 +1,105 @@
-"""Who waits, who prefills and who decodes. No arrays here: policy is tested without a model."""
+"""Who waits, who is admitted, and how a step's prefill is shared. No arrays here."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from parallm_openai.config import EngineConfig
+from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.row import Row
 
 # Tokens that each row may grow by before admission would have been wrong.
 HEADROOM = 64
+# A prompt longer than this prefills apart from shorter ones.
+LONG_PROMPT = 1024
 
 
 class Scheduler:
-    """Admits requests first come, first served, and shares each step's prefill budget equally.
+    """First come, first served, within `max_batch_size` rows and `max_batch_tokens` of cache.
 
-    The lists' order is the row order of the prefill and the decode cache; a row that
-    leaves is replaced by the last one, as in the caches.
+    Rows live in two lanes: the first for all of them, the second for those that are too
+    long to share the others' forwards. `waste_limit` is how many tokens of padding cost a
+    decode step as much as one more forward does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Sequence[Lane], waste_limit: int) -> None:
+        self.common, self.long = lanes
+        self.waste_limit = waste_limit
         self.waiting: deque[Row] = deque()
-        self.prefilling: list[Row] = []
-        self.running: list[Row] = []
 
     @property
-    def idle(self) -> bool:
-        return not (self.waiting or self.prefilling or self.running)
+    def lanes(self) -> tuple[Lane, Lane]:
+        return self.common, self.long
+
+    @property
+    def prefilling(self) -> list[Row]:
+        return self.common.prefilling + self.long.prefilling
+
+    @property
+    def running(self) -> list[Row]:
+        return self.common.running + self.long.running
 
     @property
     def active(self) -> int:
-        return len(self.prefilling) + len(self.running)
+        return sum(len(lane.prefilling) + len(lane.running) for lane in self.lanes)
 
-    def admit(self, config: EngineConfig) -> list[Row]:
-        """Move waiting rows that fit into prefill, in order, and return them."""
-        admitted: list[Row] = []
-        longest = self._longest()
-        while self.waiting and self._fits(self.waiting[0], longest, config):
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.active)
+
+    def admit(self, config: EngineConfig) -> None:
+        """Move waiting rows that fit into prefill, in order."""
+        while self.waiting and self._fits(self.waiting[0], config):
             row = self.waiting.popleft()
-            longest = max(longest, len(row.tokens))
-            self.prefilling.append(row)
-            admitted.append(row)
-        return admitted
+            lane = self.long if len(row.tokens) > LONG_PROMPT else self.common
+            lane.admit(row)
 
-    def _fits(self, row: Row, longest: int, config: EngineConfig) -> bool:
-        # The cache is a rectangle: every row costs as much as the longest. A lone request always fits.
+    def _fits(self, row: Row, config: EngineConfig) -> bool:
         rows = self.active + 1
-        area = rows * (max(longest, len(row.tokens)) + HEADROOM)
+        area = sum(lane.area for lane in self.lanes) + len(row.tokens) + rows * HEADROOM
+        # A lone request always fits.
         return rows <= config.max_batch_size and (rows == 1 or area <= config.max_batch_tokens)
 
-    def _longest(self) -> int:
-        return max((len(row.tokens) for row in self.prefilling + self.running), default=0)
+    def overflowing(self, config: EngineConfig) -> Lane | None:
+        """A lane whose newest row must go back to the queue, since the rows have outgrown the token budget."""
+        if self.active < 2 or sum(lane.area for lane in self.lanes) <= config.max_batch_tokens:
+            return None
+        return max((lane for lane in self.lanes if lane.running), key=lambda lane: lane.area, default=None)
 
-    def overflowing(self, config: EngineConfig) -> bool:
-        """Whether the rows have outgrown the token budget, so that one must go back to the queue."""
-        return self.active > 1 and self.active * self._longest() > config.max_batch_tokens
-
-    def requeue(self, row: int) -> Row:
+    def requeue_newest(self, lane: Lane) -> None:
         """A decoding row goes back to the head of the queue, to be prefilled again with what it has.
 
         Nothing is lost: its next token depends on its tokens and its seed alone.
         """
-        moved = take(self.running, row)
-        self.waiting.appendleft(moved)
-        return moved
+        newest = max(range(len(lane.running)), key=lambda index: lane.running[index].arrived)
+        self.waiting.appendleft(lane.drop_running(newest))
 
-    def prefill_width(self, config: EngineConfig, remaining: list[int]) -> int:
-        """Prompt tokens that each prefilling row may compute in this step.
+    def prefill_width(self, lane: Lane, unread: Sequence[int], config: EngineConfig) -> int:
+        """Prompt tokens that each of a lane's prefilling rows may read in this step.
 
         An equal share of `prefill_chunk`: a short prompt is through in a step or two however
         long its neighbours are, and decoding rows never wait for more than one chunk.
         """
-        share = max(1, config.prefill_chunk // max(1, len(remaining)))
-        return min(share, max(remaining, default=0))
+        lanes = sum(bool(each.prefilling) for each in self.lanes)
+        share = max(1, config.prefill_chunk // max(1, lanes * len(unread)))
+        return min(share, max(unread, default=0))
 
-    def promote(self, row: int) -> Row:
-        """A prefilled row becomes the last decoding one."""
-        moved = take(self.prefilling, row)
-        self.running.append(moved)
-        return moved
+    def lane_for(self, row: Row) -> Lane:
+        """Where a row that has read its prompt decodes: with the others, unless that wastes too much."""
+        return self.common if self.common.waste(row) <= self.waste_limit else self._lane_apart(row)
+
+    def _lane_apart(self, row: Row) -> Lane:
+        longest = max((len(other.tokens) for other in self.common.running), default=0)
+        return self.long if len(row.tokens) > longest else self.common
+
+    def rebalance(self) -> None:
+        """Move the longest rows out of the common lane while their padding costs more than a forward."""
+        if not self.common.target.ragged:
+            return
+        while len(self.common.running) > 1 and self.common.waste() > self.waste_limit:
+            lengths = [len(row.tokens) for row in self.common.running]
+            self.long.move(self.common, lengths.index(max(lengths)))
 
     def unqueue(self, request_id: int) -> Row | None:
         """Take a request that still waits out of the queue."""
@@ -86,11 +108,3 @@ class Scheduler:
                 self.waiting.remove(row)
                 return row
         return None
-
-
-def take(rows: list[Row], index: int) -> Row:
-    """Remove a row; the last one takes its place."""
-    row = rows[index]
-    rows[index] = rows[-1]
-    rows.pop()
-    return row

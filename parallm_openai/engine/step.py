@@ -14,12 +14,11 @@ import mlx.core as mx
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine import sampling
+from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.request import FinishReason, Output, Request, TokenLogprob
 from parallm_openai.engine.row import Row
-from parallm_openai.engine.runner import ModelRunner
-from parallm_openai.engine.scheduler import Scheduler, take
+from parallm_openai.engine.scheduler import Scheduler
 from parallm_openai.engine.speculation.acceptance import coupled, rejection
-from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
 from parallm_openai.engine.stats import EngineStats
 
@@ -31,20 +30,17 @@ class EngineCore:
 
     def __init__(
         self,
-        target: ModelRunner,
-        drafter: Drafter,
+        lanes: Sequence[Lane],
         config: EngineConfig,
         *,
         context_length: int,
         eos_ids: frozenset[int],
+        waste_limit: int,
     ) -> None:
-        self.target = target
-        self.drafter = drafter
-        self.draft_length = DraftLength()
+        self.scheduler = Scheduler(lanes, waste_limit)
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
-        self.scheduler = Scheduler()
         self.stats = EngineStats()
         self._outputs: list[Output] = []
 
@@ -53,9 +49,16 @@ class EngineCore:
         return self.scheduler.idle
 
     @property
-    def speculates(self) -> bool:
-        """Whether rows that do not say otherwise are drafted for."""
-        return self.drafter.name != Drafter.name and self.target.ragged and self.config.use_speculative_decoding
+    def lanes(self) -> tuple[Lane, Lane]:
+        return self.scheduler.lanes
+
+    @property
+    def drafter_name(self) -> str:
+        return self.scheduler.common.drafter.name
+
+    @property
+    def can_draft(self) -> bool:
+        return self.drafter_name != Drafter.name and self.scheduler.common.target.ragged
 
     def add(self, request: Request) -> None:
         self.stats.requests += 1
@@ -63,16 +66,20 @@ class EngineCore:
 
     def cancel(self, request_id: int, reason: FinishReason = FinishReason.CANCELLED) -> list[Output]:
         """Free the request's row now; nothing if it has already ended."""
-        row = self.scheduler.unqueue(request_id)
-        for index, candidate in enumerate(self.scheduler.prefilling):
-            if candidate.id == request_id:
-                row = self._drop_prefilling(index)
-        for index, candidate in enumerate(self.scheduler.running):
-            if candidate.id == request_id:
-                row = self._drop_running(index)
+        row = self.scheduler.unqueue(request_id) or self._drop(request_id)
         if row is not None:
             self._end(row, reason)
         return self._take_outputs()
+
+    def _drop(self, request_id: int) -> Row | None:
+        for lane in self.lanes:
+            for index, row in enumerate(lane.prefilling):
+                if row.id == request_id:
+                    return lane.drop_prefilling(index)
+            for index, row in enumerate(lane.running):
+                if row.id == request_id:
+                    return lane.drop_running(index)
+        return None
 
     def cancel_all(self) -> list[Output]:
         """End every request, whatever its state."""
@@ -83,24 +90,25 @@ class EngineCore:
         return self._end_all(FinishReason.ERROR, error)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> list[Output]:
-        waiting = list(self.scheduler.waiting)
+        rows = [row for lane in self.lanes for row in (*lane.clear_prefilling(), *lane.clear_running())]
+        rows += self.scheduler.waiting
         self.scheduler.waiting.clear()
-        self._clear_prefilling(reason, error)
-        self._clear_running(reason, error)
-        for row in waiting:
+        for row in rows:
             self._end(row, reason, error=error)
         return self._take_outputs()
 
     def step(self) -> list[Output]:
-        """Advance every row; returns what each produced. One row's failure ends that row alone."""
-        self._requeue_overflow()
-        for _ in self.scheduler.admit(self.config):
-            self.target.prefilling.append()
-            self.drafter.admit()
-        if self.scheduler.prefilling:
-            self._guarded(self._prefill, self._clear_prefilling)
-        if self.scheduler.running:
-            self._guarded(self._decode, self._clear_running)
+        """Advance every row; returns what each produced. A failure ends the rows that shared the forward alone."""
+        while lane := self.scheduler.overflowing(self.config):
+            self.scheduler.requeue_newest(lane)
+        self.scheduler.admit(self.config)
+        for lane in self.lanes:
+            if lane.prefilling:
+                self._guarded(self._prefill, lane, Lane.clear_prefilling)
+        self.scheduler.rebalance()
+        for lane in self.lanes:
+            if lane.running:
+                self._guarded(self._decode, lane, Lane.clear_running)
         return self._take_outputs()
 
     def _take_outputs(self) -> list[Output]:
@@ -109,26 +117,26 @@ class EngineCore:
 
     # Prefill
 
-    def _prefill(self) -> None:
-        rows = self.scheduler.prefilling
-        unread = self.target.unread(rows)
-        width = self.scheduler.prefill_width(self.config, unread)
+    def _prefill(self, lane: Lane) -> None:
+        unread = lane.target.unread(lane.prefilling)
+        width = self.scheduler.prefill_width(lane, unread, self.config)
         if width:
-            self._read_prompts(rows, width)
-        for index in reversed(range(len(rows))):
-            if self.target.prefilling.lengths[index] == len(rows[index].tokens) - 1:
-                self._promote(index)
+            self._read_prompts(lane, width)
+        for index in reversed(range(len(lane.prefilling))):
+            if lane.target.prefilling.lengths[index] == len(lane.prefilling[index].tokens) - 1:
+                self._promote(lane, index)
 
-    def _read_prompts(self, rows: list[Row], width: int) -> None:
-        before = list(self.target.prefilling.lengths)
-        logits = self.target.prefill(rows, width)
-        hopeful = self.config.draft_length != "auto" or self.draft_length.hopeful
+    def _read_prompts(self, lane: Lane, width: int) -> None:
+        rows, cache = lane.prefilling, lane.target.prefilling
+        before = list(cache.lengths)
+        logits = lane.target.prefill(rows, width)
+        hopeful = self.config.draft_length != "auto" or lane.draft_length.hopeful
         if hopeful and any(map(self._wants_drafts, rows)):
-            self.drafter.prefill(rows, width)
-        self.stats.prefilled(sum(self.target.prefilling.lengths) - sum(before))
+            lane.drafter.prefill(rows, width)
+        self.stats.prefilled(sum(cache.lengths) - sum(before))
         for index, row in enumerate(rows):
             if row.request.params.prompt_logprobs is not None and not row.generated:
-                read = self.target.prefilling.lengths[index] - before[index]
+                read = cache.lengths[index] - before[index]
                 row.prompt_logprobs += self._score_prompt(row, logits[index, :read], before[index])
 
     def _score_prompt(self, row: Row, logits: mx.array, start: int) -> list[TokenLogprob]:
@@ -136,49 +144,48 @@ class EngineCore:
         tops = [row.request.params.prompt_logprobs or 0] * len(following)
         return sampling.token_logprobs(logits, following, tops) if following else []
 
-    def _promote(self, index: int) -> None:
-        row = self.scheduler.prefilling[index]
+    def _promote(self, lane: Lane, index: int) -> None:
+        row = lane.prefilling[index]
         if row.request.params.prompt_logprobs is not None and not row.generated:
             self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
         if row.remaining <= 0:
-            self._drop_prefilling(index)
+            lane.drop_prefilling(index)
             self._end(row, FinishReason.LENGTH)
             return
-        self.target.promote(index)
-        self.drafter.promote(index)
-        self.scheduler.promote(index)
+        self.scheduler.lane_for(row).promote(lane, index)
 
     # Decode
 
-    def _decode(self) -> None:
+    def _decode(self, lane: Lane) -> None:
         started = time.perf_counter()
-        rows = self.scheduler.running
-        lengths = self.target.decoding.lengths
+        rows = lane.running
+        lengths = lane.target.decoding.lengths
         context = max(lengths)
-        drafts = self._draft(rows, lengths, context)
+        drafts = self._draft(lane, context)
         drafted_at = time.perf_counter()
         inputs = [
             (*row.tokens[length:], *draft.tokens) for row, length, draft in zip(rows, lengths, drafts, strict=True)
         ]
-        logits = self.target.decode(inputs)
+        logits = lane.target.decode(inputs)
         sampled, scored = self._sample(rows, drafts, logits)
         drafted = [len(draft) for draft in drafts]
         accepted = [agreeing(draft.tokens, own) for draft, own in zip(drafts, sampled, strict=True)]
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
-        self.draft_length.learn(rows, drafted, accepted, context, draft_seconds, verify_seconds)
-        self._commit(rows, sampled, scored, drafted, accepted)
+        lane.draft_length.learn(rows, drafted, accepted, context, draft_seconds, verify_seconds)
+        self._commit(lane, sampled, scored, drafted, accepted)
 
-    def _draft(self, rows: Sequence[Row], lengths: Sequence[int], context: int) -> list[Draft]:
+    def _draft(self, lane: Lane, context: int) -> list[Draft]:
+        rows, lengths = lane.running, lane.target.decoding.lengths
         limits = [self._draft_limit(row) for row in rows]
         acceptance = self.config.speculative_acceptance
         fixed = None if self.config.draft_length == "auto" else self.config.draft_length
-        if self.drafter.free:
-            proposed = self.drafter.propose(rows, lengths, limits, acceptance)
-            chosen = self.draft_length.choose(rows, [len(draft) for draft in proposed], context, fixed)
+        if lane.drafter.free:
+            proposed = lane.drafter.propose(rows, lengths, limits, acceptance)
+            chosen = lane.draft_length.choose(rows, [len(draft) for draft in proposed], context, fixed)
             return [draft.cut(length) for draft, length in zip(proposed, chosen, strict=True)]
-        chosen = self.draft_length.choose(rows, limits, context, fixed)
-        return self.drafter.propose(rows, lengths, chosen, acceptance)
+        chosen = lane.draft_length.choose(rows, limits, context, fixed)
+        return lane.drafter.propose(rows, lengths, chosen, acceptance)
 
     def _draft_limit(self, row: Row) -> int:
         """How many tokens to draft for a row: the last one that it may still generate needs no draft."""
@@ -187,7 +194,7 @@ class EngineCore:
         return min(self.config.max_draft_tokens, row.remaining - 1)
 
     def _wants_drafts(self, row: Row) -> bool:
-        if self.drafter.name == Drafter.name or not self.target.ragged:
+        if not self.can_draft:
             return False
         wanted = row.request.params.use_speculative
         return self.config.use_speculative_decoding if wanted is None else wanted
@@ -224,7 +231,7 @@ class EngineCore:
 
     def _commit(
         self,
-        rows: Sequence[Row],
+        lane: Lane,
         sampled: list[list[int]],
         scored: list[list[TokenLogprob]],
         drafted: Sequence[int],
@@ -233,7 +240,7 @@ class EngineCore:
         """Keep what was accepted, cut where a row ends, and free the rows that have ended."""
         counts: list[int] = []
         ended: list[int] = []
-        for index, row in enumerate(rows):
+        for index, row in enumerate(lane.running):
             before = len(row.tokens)
             kept, reason, stop_token = row.extend(sampled[index][: accepted[index] + 1])
             # The row's last token was read together with the drafts that it kept; its newest is pending.
@@ -253,58 +260,25 @@ class EngineCore:
             else:
                 ended.append(index)
                 self._end(row, reason, output)
-        self.target.decoding.commit(counts)
+        lane.target.decoding.commit(counts)
         for index in reversed(ended):
-            self._drop_running(index)
-
-    # Rows that leave
-
-    def _drop_prefilling(self, index: int) -> Row:
-        self.target.prefilling.remove(index)
-        self.drafter.drop_prefilling(index)
-        return take(self.scheduler.prefilling, index)
-
-    def _drop_running(self, index: int) -> Row:
-        self.target.decoding.remove(index)
-        self.drafter.drop_running(index)
-        return take(self.scheduler.running, index)
-
-    def _requeue_overflow(self) -> None:
-        while self.scheduler.running and self.scheduler.overflowing(self.config):
-            newest = max(range(len(self.scheduler.running)), key=lambda i: self.scheduler.running[i].arrived)
-            self.target.decoding.remove(newest)
-            self.drafter.drop_running(newest)
-            self.scheduler.requeue(newest)
+            lane.drop_running(index)
 
     def _end(self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None) -> None:
         """Close a request's books; `output` is what its last step produced."""
         self.stats.finished(row, reason)
-        self.draft_length.forget(row)
+        for lane in self.lanes:
+            lane.draft_length.forget(row)
         self._outputs.append(replace(output or Output(row.id), finish_reason=reason, error=error))
 
-    # Failure
-
-    def _guarded(self, stage: Callable[[], None], clear: Callable[[FinishReason, str | None], None]) -> None:
-        """Run one half of the step; where it raises, end the rows of that half and leave the others alone."""
+    def _guarded(self, stage: Callable[[Lane], None], lane: Lane, clear: Callable[[Lane], list[Row]]) -> None:
+        """Run one part of the step; where it raises, end the rows of that part and leave the others alone."""
         try:
-            stage()
+            stage(lane)
         except Exception as error:
             log.exception("a %s step failed; its requests end with an error", stage.__name__.strip("_"))
-            clear(FinishReason.ERROR, f"{type(error).__name__}: {error}")
-
-    def _clear_prefilling(self, reason: FinishReason, error: str | None) -> None:
-        rows, self.scheduler.prefilling = self.scheduler.prefilling, []
-        self.target.reset_prefill()
-        self.drafter.reset_prefill()
-        for row in rows:
-            self._end(row, reason, error=error)
-
-    def _clear_running(self, reason: FinishReason, error: str | None) -> None:
-        rows, self.scheduler.running = self.scheduler.running, []
-        self.target.reset_decode()
-        self.drafter.reset_decode()
-        for row in rows:
-            self._end(row, reason, error=error)
+            for row in clear(lane):
+                self._end(row, FinishReason.ERROR, error=f"{type(error).__name__}: {error}")
 
 
 def agreeing(draft: Sequence[int], sampled: Sequence[int]) -> int:

@@ -108,9 +108,9 @@ class Engine:
             "waiting": len(core.scheduler.waiting),
         }
         report["speculative_stats"] |= {
-            "drafter": core.drafter.name,
-            "enabled": core.speculates,
-            **core.draft_length.report(),
+            "drafter": core.drafter_name,
+            "enabled": core.can_draft and core.config.use_speculative_decoding,
+            **core.scheduler.common.draft_length.report(),
         }
         return report
 

@@ -62,6 +62,10 @@ class LoadedModel:
     dtype: mx.Dtype
     created: int = field(default_factory=lambda: int(time.time()))
 
+    @property
+    def weight_bytes(self) -> int:
+        return sum(weight.nbytes for weight in dict(tree_flatten(self.model.parameters())).values())
+
     @classmethod
     def of(
         cls, model: nn.Module, tokenizer: TokenizerWrapper, config: dict[str, Any], *, name: str, path: Path
@@ -230,14 +234,15 @@ def _for_cpu(model: nn.Module) -> nn.Module:
     if any(module.get("global_scale") is not None for module in model.modules()):
         raise ModelLoadError("nvfp4 experts with scales of their own cannot be dequantised for this CPU")
     model = dequantize_model(model)
-    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
-    if fused:
-        model.update_modules(tree_unflatten(fused))
 
     def widened(weight: mx.array) -> mx.array:
         return weight.astype(mx.float32) if mx.issubdtype(weight.dtype, mx.floating) else weight
 
     model.update(tree_map(widened, model.parameters()))
+    # Only now, or what an adapter adds would be rounded to half precision.
+    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
+    if fused:
+        model.update_modules(tree_unflatten(fused))
     return model
 
 
@@ -250,14 +255,9 @@ def _all_arrays(model: nn.Module) -> list[mx.array]:
     return [value for module in model.modules() for value in module.values() if isinstance(value, mx.array)]
 
 
-def named_arrays(tree: Any) -> dict[str, mx.array]:
-    """The arrays of a tree of parameters by their full names."""
-    return dict(tree_flatten(tree))  # type: ignore[arg-type]
-
-
 def compute_dtype(model: nn.Module) -> mx.Dtype:
     """The type of the model's activations: the commonest one among its float weights."""
-    arrays = named_arrays(model.parameters()).values()
+    arrays = dict(tree_flatten(model.parameters())).values()
     floats = [array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
     return max(dict.fromkeys(floats), key=floats.count) if floats else mx.float32
 

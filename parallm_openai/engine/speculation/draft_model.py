@@ -44,9 +44,15 @@ class DraftModel(Drafter):
     def prefill(self, rows: Sequence[Row], width: int) -> None:
         self.runner.prefill(rows, width, self._known)
 
-    def promote(self, row: int) -> None:
-        self.runner.promote(row)
+    def promote(self, source: Drafter, row: int) -> None:
+        assert isinstance(source, DraftModel)
+        self.runner.decoding.take(source.runner.prefilling, row)
         self.starts.append(0)
+
+    def move(self, source: Drafter, row: int) -> None:
+        assert isinstance(source, DraftModel)
+        self.runner.decoding.take(source.runner.decoding, row)
+        self.starts.append(source.starts[row])
 
     def drop_prefilling(self, row: int) -> None:
         self.runner.prefilling.remove(row)

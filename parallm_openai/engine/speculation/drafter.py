@@ -33,9 +33,10 @@ NO_DRAFT = Draft()
 class Drafter:
     """Guesses nothing; the base of every drafter.
 
-    Rows come and go as in the target's caches: `admit` adds a prefilling row at the end,
-    `promote` moves one to the end of the decoding rows, a dropped row is replaced by the
-    last. A drafter without state of its own needs `propose` alone.
+    One drafter serves one lane. Rows come and go as in the target's caches: `admit` adds a
+    prefilling row at the end, `promote` and `move` copy one to the end of the decoding rows
+    (the source is told to drop it), a dropped row is replaced by the last. A drafter
+    without state of its own needs `propose` alone.
     """
 
     name = "none"
@@ -48,8 +49,11 @@ class Drafter:
     def prefill(self, rows: Sequence[Row], width: int) -> None:
         """The prefilling rows each read up to `width` more tokens."""
 
-    def promote(self, row: int) -> None:
-        """A prefilled row begins to decode."""
+    def promote(self, source: Drafter, row: int) -> None:
+        """A row that prefilled with `source`, of the same kind, begins to decode here."""
+
+    def move(self, source: Drafter, row: int) -> None:
+        """A row that decoded with `source`, of the same kind, goes on here."""
 
     def drop_prefilling(self, row: int) -> None:
         """A prefilling row leaves."""

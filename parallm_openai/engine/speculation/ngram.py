@@ -53,8 +53,12 @@ class NgramDrafter(Drafter):
     def __init__(self) -> None:
         self._indexes: list[NgramIndex] = []
 
-    def promote(self, row: int) -> None:
+    def promote(self, source: Drafter, row: int) -> None:
         self._indexes.append(NgramIndex())
+
+    def move(self, source: Drafter, row: int) -> None:
+        assert isinstance(source, NgramDrafter)
+        self._indexes.append(source._indexes[row])
 
     def drop_running(self, row: int) -> None:
         self._indexes[row] = self._indexes[-1]

@@ -9,11 +9,12 @@ import sys
 import time
 
 import mlx.core as mx
+from mlx_lm.utils import get_total_parameters
 
 from parallm_openai import __version__
 from parallm_openai.engine.capabilities import UnsupportedModelError, probe
 from parallm_openai.models import blas
-from parallm_openai.models.loading import LoadedModel, named_arrays, on_plain_cpu
+from parallm_openai.models.loading import LoadedModel, on_plain_cpu
 
 Facts = list[tuple[str, str]]
 
@@ -26,8 +27,8 @@ def describe_machine() -> Facts:
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("mlx, mlx-lm", f"{_version('mlx')}, {_version('mlx-lm')}"),
         ("device", device()),
-        ("processors", str(os.cpu_count())),
-        ("BLAS", f"{status.name} ({status.detail})"),
+        ("processors, memory", f"{os.cpu_count()}, {_memory()}"),
+        ("BLAS of the CPU", f"{status.name} ({status.detail})"),
         ("fp32 product 1024x1024", f"{_gflops():.0f} GFLOP/s"),
         ("types on this device", "float32, dequantised" if on_plain_cpu() else "the checkpoint's own"),
     ]
@@ -78,8 +79,17 @@ def _gflops(size: int = 1024, rounds: int = 5) -> float:
     return 2 * size**3 * rounds / (time.perf_counter() - began) / 1e9
 
 
+def _memory() -> str:
+    text = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+    if mx.default_device().type == mx.DeviceType.cpu:
+        return text
+    size = mx.device_info(mx.default_device()).get("memory_size")
+    return f"{text}; {int(size) / 2**30:.0f} GiB on the GPU" if size else text
+
+
 def _parameters(model: LoadedModel) -> int:
-    return sum(weight.size for weight in named_arrays(model.model.parameters()).values())
+    """How many weights the checkpoint stands for, packed ones counted one by one."""
+    return int(get_total_parameters(model.model))
 
 
 def _name(dtype: mx.Dtype) -> str:

