@@ -319,14 +319,14 @@ def generate(
 
 def _read_prompts(file: Path) -> list[str]:
     try:
-        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         if file.suffix != ".jsonl":
             return lines
         return [str(json.loads(line)["prompt"]) for line in lines]
     except OSError as error:
-        _fail(f"{file}: {error.strerror}")
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        _fail(f"{file} is not JSON lines with a 'prompt' each: {error}")
+        _fail(f"{file}: {error.strerror}", 2)
+    except (ValueError, KeyError, TypeError) as error:
+        _fail(f"{file} is not JSON lines with a 'prompt' each ({type(error).__name__}: {error})", 2)
 
 
 @app.command()

@@ -84,8 +84,9 @@ def largest_difference(network: nn.Module, *, ragged: bool) -> float:
     dice = random.Random(2)
     waiting = sequences(network)
     running: list[Sequence] = []
-    prefilling: BatchCache = RaggedCache(network) if ragged else NativePrefill(network)
-    decoding: BatchCache = RaggedCache(network) if ragged else NativeCache(network)
+    axes = 5 if network.model_type == "gemma2" else 4
+    prefilling: BatchCache = RaggedCache(network, axes) if ragged else NativePrefill(network)
+    decoding: BatchCache = RaggedCache(network, axes) if ragged else NativeCache(network)
     worst, step = 0.0, 0
     while waiting or running:
         joining = [row for row in waiting if row.joins <= step]

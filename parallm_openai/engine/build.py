@@ -31,8 +31,9 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: Draft = None) ->
     abilities = probe(model.model, model.vocab_size)
     log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
     make_drafter = _drafter(model, abilities, draft)
+    make_runner = partial(ModelRunner, model.model, abilities.speculation, abilities.mask_axes)
     return EngineCore(
-        [Lane(ModelRunner(model.model, ragged=abilities.speculation), make_drafter()) for _ in range(2)],
+        [Lane(make_runner(), make_drafter()) for _ in range(2)],
         config,
         context_length=model.context_length,
         eos_ids=model.eos_token_ids,
@@ -50,6 +51,7 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: Draft) -> Calla
     if draft == "ngram":
         return NgramDrafter
     check_same_tokenizer(model, draft)
-    if not probe(draft.model, draft.vocab_size).speculation:
+    found = probe(draft.model, draft.vocab_size)
+    if not found.speculation:
         raise UnsupportedModelError(f"{draft.name} cannot draft: what it has read cannot be taken back")
-    return partial(DraftModel, draft.model, draft.vocab_size, model.vocab_size)
+    return partial(DraftModel, draft.model, draft.vocab_size, model.vocab_size, found.mask_axes)

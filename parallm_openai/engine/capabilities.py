@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,12 +29,14 @@ class UnsupportedModelError(Exception):
 class Capabilities:
     """How a model is batched, whether it may speculate, and why.
 
-    `token_bytes` is what one token of context takes in the cache; 0 where it is not known.
+    `mask_axes` is how the model wants its masks (`RaggedCache`), `token_bytes` what one token of
+    context takes in the cache, 0 where that is not known.
     """
 
     batching: Batching
     speculation: bool
     reason: str
+    mask_axes: int = 4
     token_bytes: int = 0
 
 
@@ -44,17 +47,21 @@ def probe(model: nn.Module, vocab_size: int) -> Capabilities:
     """
     plain = all(isinstance(layer, (KVCache, RotatingKVCache)) for layer in make_prompt_cache(model))
     problem = "its cache is not plain keys and values"
-    if plain:
-        found = _disagreement(lambda: _ragged_rounds(model, vocab_size))
+    for axes in (4, 5) if plain else ():
+        found = _disagreement(partial(_ragged_rounds, model, vocab_size, axes))
         if found is None:
             reason = "plain keys and values; verified against single rows"
-            return Capabilities(Batching.RAGGED, True, reason, _token_bytes(model))
+            return Capabilities(Batching.RAGGED, True, reason, axes, _token_bytes(model))
         problem = f"in a ragged batch {found}"
-    found = _disagreement(lambda: _native_rounds(model, vocab_size))
+        if not found.startswith(FAILS):
+            break
+    found = _disagreement(partial(_native_rounds, model, vocab_size))
     if found is None:
         return Capabilities(Batching.NATIVE, False, f"served by mlx-lm's batch caches, since {problem}")
     raise UnsupportedModelError(f"this model cannot be served in a batch: {problem}; in mlx-lm's batch caches {found}")
 
+
+FAILS = "it fails"
 
 # Logits in a batch and the same from single rows, position by position.
 Comparison = list[tuple[mx.array, mx.array]]
@@ -65,7 +72,7 @@ def _disagreement(rounds: Callable[[], Comparison]) -> str | None:
         compared = rounds()
         pairs = [(np.array(a.astype(mx.float32)), np.array(b.astype(mx.float32))) for a, b in compared]
     except Exception as error:
-        return f"it fails ({type(error).__name__}: {error})"
+        return f"{FAILS} ({type(error).__name__}: {error})"
     tolerance = 1e-3 if compared[0][0].dtype == mx.float32 else 5e-2
     for batched, alone in pairs:
         scale = max(float(np.abs(alone).max()), 1e-6)
@@ -80,10 +87,10 @@ def _tokens(vocab_size: int) -> list[list[int]]:
     return [[int(t) for t in rng.integers(0, min(vocab_size, 1000), length)] for length in (11, 4, 7)]
 
 
-def _ragged_rounds(model: nn.Module, vocab_size: int) -> Comparison:
+def _ragged_rounds(model: nn.Module, vocab_size: int, mask_axes: int) -> Comparison:
     """Three ragged rows: read some, read more with a tail that is rejected, and go on after it."""
     rows = _tokens(vocab_size)
-    cache = RaggedCache(model)
+    cache = RaggedCache(model, mask_axes)
     for _ in rows:
         cache.append()
     single = [_alone(model, row) for row in rows]

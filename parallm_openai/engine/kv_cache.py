@@ -53,7 +53,8 @@ class BatchCache(Protocol):
 class Layout:
     """Where this forward's tokens go; shared by all layers, worked out once a forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask_axes: int = 4) -> None:
+        self.mask_axes = mask_axes
         self.slots = 0
         self.capacity = 0
         self._masks: dict[tuple[int | None, bool], mx.array | str | None] = {}
@@ -101,7 +102,7 @@ class Layout:
         visible = keys <= queries
         if window is not None:
             visible &= keys > queries - window
-        return mx.array(visible)
+        return mx.array(np.expand_dims(visible, 2) if self.mask_axes == 5 else visible)
 
 
 class RaggedLayer:
@@ -160,12 +161,16 @@ def _resized(buffer: mx.array, slots: int, capacity: int, used: int) -> mx.array
 
 
 class RaggedCache:
-    """A `BatchCache` of plain keys and values, full length in every layer."""
+    """A `BatchCache` of plain keys and values, full length in every layer.
 
-    def __init__(self, model: nn.Module) -> None:
+    `mask_axes` is 4 for masks `[rows, 1, width, end]`, as attention kernels take them, or 5 for models
+    that do their own grouped-query attention and so need `[rows, 1, 1, width, end]`.
+    """
+
+    def __init__(self, model: nn.Module, mask_axes: int = 4) -> None:
         self.model = model
         self.lengths: list[int] = []
-        self.layout = Layout()
+        self.layout = Layout(mask_axes)
         self.layers = [RaggedLayer(self.layout) for _ in make_prompt_cache(model)]
 
     def append(self) -> None:

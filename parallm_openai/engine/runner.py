@@ -19,17 +19,21 @@ class ModelRunner:
     blocks the decoding batch; a finished row is copied over.
     """
 
-    def __init__(self, model: nn.Module, ragged: bool) -> None:
+    def __init__(self, model: nn.Module, ragged: bool, mask_axes: int = 4) -> None:
         self.model = model
         self.ragged = ragged
+        self.mask_axes = mask_axes
         self.reset_prefill()
         self.reset_decode()
 
     def reset_prefill(self) -> None:
-        self.prefilling: BatchCache = RaggedCache(self.model) if self.ragged else NativePrefill(self.model)
+        self.prefilling: BatchCache = self._ragged_cache() if self.ragged else NativePrefill(self.model)
 
     def reset_decode(self) -> None:
-        self.decoding: BatchCache = RaggedCache(self.model) if self.ragged else NativeCache(self.model)
+        self.decoding: BatchCache = self._ragged_cache() if self.ragged else NativeCache(self.model)
+
+    def _ragged_cache(self) -> RaggedCache:
+        return RaggedCache(self.model, self.mask_axes)
 
     def unread(self, rows: Sequence[Row]) -> list[int]:
         """How many tokens each prefilling row has still to read; its last is left to the first decode step."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import mlx.core as mx
+
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import Draft, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
@@ -143,6 +145,8 @@ class Engine:
         while self._take_commands():
             if not self.core.idle:
                 self._hand_over(self._step())
+        # Left to the thread's own end, MLX would take its streams down while the interpreter exits.
+        mx.clear_streams()
 
     def _step(self) -> list[Output]:
         try:

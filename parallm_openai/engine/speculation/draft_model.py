@@ -32,8 +32,8 @@ class DraftModel(Drafter):
 
     name = "draft_model"
 
-    def __init__(self, model: nn.Module, vocab_size: int, target_vocab_size: int) -> None:
-        self.runner = ModelRunner(model, ragged=True)
+    def __init__(self, model: nn.Module, vocab_size: int, target_vocab_size: int, mask_axes: int = 4) -> None:
+        self.runner = ModelRunner(model, ragged=True, mask_axes=mask_axes)
         self.vocab_size = vocab_size
         self.target_vocab_size = target_vocab_size
         self.starts: list[int] = []

@@ -1,0 +1,273 @@
+"""The command line: flags, their environment variables, what goes wrong, and a real server's start and end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import families
+import httpx
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from parallm_openai import __version__, cli
+from parallm_openai.config import EngineConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-m", "parallm_openai"]
+
+
+def run(*arguments: str, **environment: str) -> Any:
+    return CliRunner().invoke(cli.app, list(arguments), env=environment)
+
+
+def serve_flags() -> dict[str, Any]:
+    """The options of `serve` by their first flag."""
+    command: Any = typer.main.get_command(cli.app)
+    return {option.opts[0]: option for option in command.commands["serve"].params}
+
+
+# Help and flags
+
+
+def test_help_does_not_wait_for_mlx() -> None:
+    code = "import sys; from parallm_openai import cli; assert not {'mlx', 'fastapi', 'mlx_lm'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+    assert "--max-batch-size" in run("serve", "--help").stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize("flag", serve_flags())
+def test_every_flag_of_serve_has_an_environment_variable_of_its_name(flag: str) -> None:
+    assert serve_flags()[flag].envvar == "PARALLM_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+@pytest.mark.parametrize("flag", serve_flags())
+def test_every_flag_of_serve_is_in_the_readme(flag: str) -> None:
+    assert f"`{flag}" in (ROOT / "README.md").read_text()
+
+
+def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
+    flags = {flag.removeprefix("--").replace("-", "_"): option for flag, option in serve_flags().items()}
+    flags["use_speculative_decoding"] = flags["use_speculative"]
+    for name, default in EngineConfig().model_dump().items():
+        assert type(default)(flags[name].default) == default, name
+
+
+# What goes wrong is one sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--max-batch-size", "0"], 2, "--max-batch-size: Input should be greater than or equal to 1, not 0"),
+        (["--batch-timeout-ms", "-1"], 2, "--batch-timeout-ms: "),
+        (["--draft-length", "many"], 2, "--draft-length: "),
+        (["--speculative-acceptance", "all"], 2, "--speculative-acceptance: "),
+        (["--request-timeout", "0"], 2, "--request-timeout: "),
+        (["--log-level", "loud"], 2, "--log-level: 'loud'"),
+        (["--draft", "model"], 2, "a draft model is --draft-model"),
+        (["--draft", "ngram", "--draft-model", "x"], 2, "exclude each other"),
+        (["--model", "/no/such/model"], 1, "there is no model folder /no/such/model"),
+        (["--draft-model", "/no/such/draft"], 1, "there is no model folder /no/such/draft"),
+        (["--host", "no-such-host.invalid"], 1, "cannot listen on no-such-host.invalid"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_in_a_sentence(arguments: list[str], status: int, said: str) -> None:
+    answer = run("serve", "--port", "0", *arguments)
+    assert answer.exit_code == status
+    assert said in answer.stderr
+    assert answer.stderr.count("\n") == 1, answer.stderr
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    answer = run("serve", "--max-batch", "3")
+    assert answer.exit_code == 2
+    assert "--max-batch" in answer.stderr
+
+
+def test_a_busy_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = run("serve", "--port", str(port))
+    assert answer.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in answer.stderr
+
+
+def test_a_family_that_cannot_be_batched_is_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = families.write("gpt_bigcode", tmp_path / "model")
+    answer = run("serve", "--port", "0", "--model", str(folder), "--log-level", "error")
+    assert answer.exit_code == 1
+    assert "cannot be served in a batch" in answer.stderr
+
+
+def test_a_draft_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = families.write("llama", tmp_path / "model")
+    answer = run("serve", "--port", "0", "--draft-model", str(folder), "--log-level", "error")
+    assert answer.exit_code == 1
+    assert "the draft's tokenizer is not the target's" in answer.stderr
+
+
+# A real server
+
+
+class Served:
+    """`parallm-openai serve` in a process of its own, once it says where it listens."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", *arguments],
+            env={**os.environ, **environment},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+        self._told = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+        assert self._told.wait(120), self.output
+        found = re.search(r"Serving (\S+) at (http://\S+)/v1", self.output)
+        assert found, self.output
+        self.model, self.url = found.groups()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if "curl" in line:
+                self._told.set()
+        self._told.set()
+
+    def end(self, how: signal.Signals) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """Set up by the environment alone, but for a port of its own."""
+    server = Served(
+        "--port", "0", PARALLM_API_KEY="one two", PARALLM_MAX_BATCH_SIZE="3", PARALLM_SERVED_MODEL_NAME="alias"
+    )
+    yield server
+    server.process.kill()
+
+
+def test_the_bundled_model_is_served_as_flags_and_environment_say(served: Served) -> None:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        assert client.get("/v1/models").status_code == 401
+        client.headers["Authorization"] = "Bearer two"
+        names = {model["id"] for model in client.get("/v1/models").json()["data"]}
+        assert {served.model, "alias"} == names
+        assert client.post("/v1/configure").json()["max_batch_size"] == 3
+        body = {"model": "alias", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 200
+        assert answer.json()["usage"]["completion_tokens"] <= 3
+    assert f"curl {served.url}/v1/chat/completions" in served.output
+    assert "Authorization: Bearer" in served.output
+    assert "Traceback" not in served.output
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_in_order(how: signal.Signals) -> None:
+    server = Served("--port", "0", "--graceful-timeout", "5")
+    began = time.monotonic()
+    status = server.end(how)
+    # An interrupt is the user's way to stop; a process that SIGTERM ends says so to who sent it.
+    assert status == (0 if how is signal.SIGINT else -signal.SIGTERM), server.output
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in server.output
+
+
+def test_a_model_of_ones_own_is_served_by_its_folders_name(tmp_path: Path) -> None:
+    folder = families.write("lfm2", tmp_path / "own-model")
+    server = Served("--port", "0", "--model", str(folder))
+    try:
+        body = {"model": "own-model", "prompt": "abc", "max_tokens": 4}
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert "native batching" in server.output
+    finally:
+        server.process.kill()
+
+
+# Offline generation and the doctor
+
+
+def test_generate_continues_prompts_from_arguments_and_files(tmp_path: Path) -> None:
+    texts, lines = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    texts.write_text("Once upon a time\n\nThe capital of France\n")
+    lines.write_text('{"prompt": "One\\ntwo"}\n')
+    answer = run("generate", "Hello", "--prompts-file", str(texts), "--max-tokens", "4", "--jsonl", "--seed", "1")
+    assert answer.exit_code == 0, answer.output
+    results = [json.loads(line) for line in answer.stdout.splitlines()]
+    assert [result["prompt"] for result in results] == ["Hello", "Once upon a time", "The capital of France"]
+    assert all(0 < len(result["token_ids"]) <= 4 or result["finish_reason"] == "stop" for result in results)
+    answer = run("generate", "--prompts-file", str(lines), "--max-tokens", "4", "--jsonl")
+    assert json.loads(answer.stdout)["prompt"] == "One\ntwo"
+
+
+def test_generate_exits_cleanly_as_a_process() -> None:
+    answer = subprocess.run(
+        [*COMMAND, "generate", "--chat", "Hello", "--max-tokens", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 2, "give a prompt, or --prompts-file"),
+        ([""], 2, "must not be empty"),
+        (["x" * 40_000], 2, "leaves no room"),
+        (["--prompts-file", "/no/such/file"], 2, "/no/such/file"),
+        (["--model", "/no/such/model", "x"], 1, "there is no model folder"),
+    ],
+)
+def test_prompts_that_cannot_be_continued_are_refused(arguments: list[str], status: int, said: str) -> None:
+    answer = run("generate", *arguments)
+    assert answer.exit_code == status
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_prompts_file_that_is_not_json_lines_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"text": "no prompt"}\n')
+    answer = run("generate", "--prompts-file", str(file))
+    assert answer.exit_code == 2
+    assert "is not JSON lines with a 'prompt' each" in answer.stderr
+
+
+def test_the_doctor_says_what_machine_and_model_can_do() -> None:
+    said = run("doctor").stdout
+    for name in (__version__, "BLAS", "GFLOP/s", "memory", "llama", "ragged", "speculation"):
+        assert name in said
+
+
+def test_the_doctor_says_that_a_family_cannot_be_served(tmp_path: Path) -> None:
+    folder = families.write("llama4", tmp_path / "model")
+    said = run("doctor", "--model", str(folder)).stdout
+    assert "cannot be served" in " ".join(said.replace("│", " ").split())
