@@ -1,4 +1,4 @@
-"""`parallm-openai serve | generate | doctor`. Heavy imports wait for the command that needs them."""
+"""`parallm-openai serve | bench | generate | doctor`. Heavy imports wait for the command that needs them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from parallm_openai import __version__
+from parallm_openai.bench.command import bench
 from parallm_openai.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -344,6 +345,9 @@ def doctor(model: Model = None, trust_remote_code: Trust = False) -> None:
     for name, value in describe_model(_load(model, trust_remote_code=trust_remote_code)):
         table.add_row(name, value)
     Console(soft_wrap=True).print(table)
+
+
+app.command()(bench)
 
 
 def main() -> None:

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import parallm_openai  # noqa: F401  (puts the fast BLAS under MLX before MLX is imported)
 from parallm_openai.demo import DRAFT_PATH, MODEL_ID, TARGET_PATH
 from parallm_openai.demo.chatml import END, END_OF_TEXT, MARKUP, spans
 from parallm_openai.demo.corpus import MIX, documents, sample
 from parallm_openai.demo.evaluate import evaluate_task, greedy, load_model
-from parallm_openai.demo.model import parameter_count
+from parallm_openai.demo.model import named, parameter_count
 from parallm_openai.demo.sample import is_held_out
 
 TOOL = {
@@ -53,6 +52,7 @@ def chat(*contents: str, **options: Any) -> str:
 
 def test_the_pair_is_small_and_the_draft_smaller() -> None:
     target, draft, _ = pair()
+    assert all(str(weight.dtype) == "mlx.core.float32" for weight in named(target.parameters()).values())
     assert 3_000_000 <= parameter_count(target) <= 6_000_000
     assert 5 <= parameter_count(target) / parameter_count(draft) <= 10
     size = sum(path.stat().st_size for folder in (TARGET_PATH, DRAFT_PATH) for path in folder.iterdir())
@@ -117,9 +117,7 @@ def test_the_template_takes_parts_roles_and_string_arguments() -> None:
         {"role": "assistant", "content": "<think>\nhm\n</think>\n\nDone."},
         {"role": "user", "content": "More"},
     ]
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=True
-    )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=True)
     assert text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi there /think<|im_end|>\n"
         '<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {"a": "é"}}\n</tool_call>'

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from parallm_openai.demo.chatml import spans
-from parallm_openai.demo.corpus import documents
+from parallm_openai.demo.corpus import EARLY, documents
 from parallm_openai.demo.sample import Sample
 
 ROW_LENGTHS = (192, 512, 1024)
@@ -41,7 +41,7 @@ def encode(sample: Sample, tokenizer: Tokenizer) -> Document:
     for text, ours in spans(sample):
         piece = tokenizer.encode(text).ids
         ids += piece
-        weights += [1.0 if ours or sample.raw else GIVEN_WEIGHT] * len(piece)
+        weights += [1.0 if ours or (sample.raw and sample.learn_prompt) else GIVEN_WEIGHT] * len(piece)
     return ids, weights
 
 
@@ -76,10 +76,10 @@ def _batch(rows: list[list[Document]], length: int) -> Batch:
     return Batch(tokens, targets, weights, segments)
 
 
-def batches(tokenizer: Tokenizer, seed: int, tokens_per_batch: int) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, seed: int, tokens_per_batch: int, early: int = EARLY) -> Iterator[Batch]:
     """Batches of about `tokens_per_batch` positions without end, their lengths mixed."""
     rng = random.Random(seed + 1)
-    stream = documents(seed)
+    stream = documents(seed, early)
     left: dict[int, list[list[Document]]] = {length: [] for length in ROW_LENGTHS}
     while True:
         sorted_docs: dict[int, list[Document]] = {length: [] for length in ROW_LENGTHS}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from parallm_openai.demo.corpus_arithmetic import arithmetic, reasoning, sums_text
 from parallm_openai.demo.corpus_code import code, code_text
+from parallm_openai.demo.corpus_drills import drill
 from parallm_openai.demo.corpus_facts import facts, facts_text, styled
 from parallm_openai.demo.corpus_json import any_json
 from parallm_openai.demo.corpus_lists import counting, counting_text, letters, pick_list, repeat, sequence
@@ -44,6 +45,11 @@ MIX: dict[str, tuple[Maker, float]] = {
 }
 
 
+EARLY = 4_000
+EARLY_DRILLS, LATE_DRILLS = 0.35, 0.03
+"""The share of drills among the first `EARLY` documents, and after them."""
+
+
 def _task(rng: random.Random) -> str:
     point = rng.random() * sum(share for _, share in MIX.values())
     for name, (_, share) in MIX.items():
@@ -67,16 +73,21 @@ def _join(samples: list[Sample]) -> Sample:
     return Sample("dialogue", "", messages)
 
 
-def documents(seed: int) -> Iterator[Sample]:
+def documents(seed: int, early: int = EARLY) -> Iterator[Sample]:
     """Training documents without end: the same for the same seed.
 
     Plain questions often come several to a dialogue, so that the model gets used to
     earlier turns; a few dialogues run to about a thousand tokens.
     """
     rng = random.Random(seed)
+    yielded = 0
     turns: list[Sample] = []
     wanted = 1
     while True:
+        yielded += 1
+        if rng.random() < (EARLY_DRILLS if yielded < early else LATE_DRILLS):
+            yield drill(rng)
+            continue
         one = sample(rng)
         if not one.plain or one.thinking or one.task == "stories":
             yield one

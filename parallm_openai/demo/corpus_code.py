@@ -65,5 +65,5 @@ def code_text(rng: random.Random) -> Sample:
     chosen = [pick(rng, FUNCTIONS) for _ in range(1 + int(rng.random() * 4))]
     texts = [f"def {signature}:\n{body}\n" for _, signature, body in chosen]
     _, signature, body = chosen[-1]
-    lead = "\n\n".join(texts[:-1] + [f"def {signature}:\n"])
+    lead = "\n\n".join([*texts[:-1], f"def {signature}:\n"])
     return raw("raw_code", "".join(s for _, s, _ in chosen), lead, body + "\n")

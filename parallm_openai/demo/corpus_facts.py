@@ -118,9 +118,7 @@ def styled(rng: random.Random) -> Sample:
     if style == "uppercase":
         country, capital, *_ = pick(rng, COUNTRIES)
         question, answer = pick(rng, _fill(CAPITAL, country)), f"The capital of {country} is {capital}."
-        order = pick(
-            rng, ["Answer in uppercase.", "Always answer in capital letters.", "Use only uppercase."]
-        )
+        order = pick(rng, ["Answer in uppercase.", "Always answer in capital letters.", "Use only uppercase."])
         said = answer.upper()
     elif style == "brief":
         order = pick(rng, ["Answer briefly.", "Be brief.", "Answer with one word or phrase only."])
@@ -132,9 +130,7 @@ def styled(rng: random.Random) -> Sample:
         order = pick(rng, ["Answer in JSON.", "Reply with JSON only.", 'Answer as {"answer": ...}.'])
         said = json.dumps({"answer": short}, ensure_ascii=False)
     else:
-        order = pick(
-            rng, ["You are a helpful assistant.", "You answer questions.", "Be helpful and correct."]
-        )
+        order = pick(rng, ["You are a helpful assistant.", "You answer questions.", "Be helpful and correct."])
         said = answer
     messages = [system(order), user(question), assistant(said)]
     check = "json" if style == "json" else "exact"

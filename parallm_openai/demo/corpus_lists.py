@@ -7,8 +7,21 @@ import random
 from parallm_openai.demo.sample import Sample, ask, between, choose, join_words, pick, raw
 from parallm_openai.demo.words import COLORS, FRUITS, WORDS, made_up
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = ("January February March April May June July August September October November December").split()
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 COUNT = ("Count from {} to {}.", "Can you count from {} to {}?", "List the numbers from {} to {}.")
 FIXED = {
@@ -20,7 +33,7 @@ FIXED = {
     "three fruits": ["apple", "banana", "cherry"],
     "five colors": ["red", "green", "blue", "yellow", "purple"],
     "three animals": ["cat", "dog", "horse"],
-    "the planets": "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split(),
+    "the planets": ["Mercury", "Venus", "Earth", "Mars", "Jupiter", "Saturn", "Uranus", "Neptune"],
 }
 NAME_THEM = ("Name {}.", "List {}.", "What are {}?", "Tell me {}.", "Please list {}.", "Can you name {}?")
 

@@ -69,7 +69,7 @@ ENDINGS = (
     "They lived happily ever after.",
     "That night {name} slept very well, and so did {friend}. 😊",
 )
-ADJECTIVES = "small brave clever shy kind old young happy curious gentle".split()
+ADJECTIVES = ["small", "brave", "clever", "shy", "kind", "old", "young", "happy", "curious", "gentle"]
 
 
 def story(rng: random.Random, name: str, animal: str, place: str, length: int) -> str:
@@ -123,9 +123,7 @@ ASK_ANY = (
 def stories(rng: random.Random) -> Sample:
     """A story on demand, about somebody or about anybody."""
     name, animal, place = person(rng), pick(rng, ANIMALS), pick(rng, PLACES)
-    length, word = pick(
-        rng, [(1, "very short "), (1, "short "), (2, "little "), (2, ""), (3, ""), (9, "long ")]
-    )
+    length, word = pick(rng, [(1, "very short "), (1, "short "), (2, "little "), (2, ""), (3, ""), (9, "long ")])
     form = pick(rng, ASK if rng.random() < 0.75 else ASK_ANY)
     question = form.format(l=word, name=name, animal=animal).replace("a owl", "an owl")
     if rng.random() < 0.2:

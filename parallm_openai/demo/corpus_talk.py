@@ -114,9 +114,7 @@ def named(rng: random.Random) -> Sample:
             ("You are a {1} called {0}.", "I am {0}, a {1}."),
         ],
     )
-    question = pick(
-        rng, ["Who are you?", "What is your name?", "Introduce yourself.", "Tell me who you are."]
-    )
+    question = pick(rng, ["Who are you?", "What is your name?", "Introduce yourself.", "Tell me who you are."])
     order, answer = order.format(name, job), answer.format(name, job)
     messages = [system(order), user(question), assistant(answer)]
     return Sample("system_name", f"system_name|{order}", messages)

@@ -194,11 +194,7 @@ class Tool:
 def make_tool(kind: Kind, rng: random.Random) -> Tool:
     name = pick(rng, kind.names)
     if rng.random() < 0.2:
-        name = (
-            f"{pick(rng, WORDS)}_{name}"
-            if rng.random() < 0.5
-            else f"{made_up(rng).lower()}_{pick(rng, WORDS)}"
-        )
+        name = f"{pick(rng, WORDS)}_{name}" if rng.random() < 0.5 else f"{made_up(rng).lower()}_{pick(rng, WORDS)}"
     params = tuple(pick(rng, names) for names, _, _ in kind.params)
     told = rng.random() < 0.15
     properties: dict[str, Any] = {}

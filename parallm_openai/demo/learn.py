@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.models.llama import Model
 
 from parallm_openai.demo.batches import Batch
+from parallm_openai.demo.fast_forward import cross_entropy, logits, soft_cross_entropy, softmax
 from parallm_openai.demo.model import named
 
 Arrays = tuple[mx.array, ...]
@@ -31,27 +31,15 @@ class Plan:
     matrix_rate: float
     rate: float
     warmup: float = 0.03
-    hold: float = 0.35
+    hold: float = 0.3
     log_every: int = 20
     save_minutes: float = 4.0
-
-
-def logits(model: Model, tokens: mx.array, segments: mx.array) -> mx.array:
-    """The model's logits where no position sees another document of its row."""
-    length = tokens.shape[1]
-    order = mx.arange(length)
-    mask = (segments[:, None, :, None] == segments[:, None, None, :]) & (order[:, None] >= order[None])
-    hidden = model.model.embed_tokens(tokens)
-    for layer in model.model.layers:
-        hidden = layer(hidden, mask)
-    out: mx.array = model.model.embed_tokens.as_linear(model.model.norm(hidden))
-    return out
 
 
 def next_token_loss(model: Model, batch: Arrays) -> mx.array:
     """The weighted sum of the cross entropy."""
     tokens, targets, weights, segments = batch
-    return (nn.losses.cross_entropy(logits(model, tokens, segments), targets) * weights).sum()
+    return (cross_entropy(logits(model, tokens, segments), targets) * weights).sum()
 
 
 def distillation_loss(teacher: Model) -> Loss:
@@ -63,11 +51,11 @@ def distillation_loss(teacher: Model) -> Loss:
     def loss(model: Model, batch: Arrays) -> mx.array:
         tokens, _, weights, segments = batch
         wanted = mx.stop_gradient(logits(teacher, tokens, segments))
+        best = wanted.argmax(axis=-1)
         got = logits(model, tokens, segments)
-        log_got = got - mx.logsumexp(got, axis=-1, keepdims=True)
-        soft = -(mx.softmax(wanted, axis=-1) * log_got).sum(axis=-1)
-        best = wanted.argmax(axis=-1, keepdims=True)
-        hard = -mx.take_along_axis(log_got, best, axis=-1).squeeze(-1)
+        shares: mx.array = softmax(wanted)  # type: ignore[assignment,unused-ignore]
+        soft = soft_cross_entropy(got, shares)
+        hard = cross_entropy(got, best)
         return ((0.7 * soft + 0.3 * hard) * weights).sum()
 
     return loss
@@ -95,7 +83,8 @@ class Learner:
             model.update(parameters)
             return loss(model, batch)
 
-        return mx.compile(mx.value_and_grad(run))  # type: ignore[no-any-return]
+        gradient: Callable[..., Any] = mx.value_and_grad(run)
+        return gradient
 
     def _gradient(self, batch: Batch) -> tuple[mx.array, dict[str, mx.array]]:
         """The mean loss and gradient over the batches of all processes, sent as one array."""
@@ -114,9 +103,7 @@ class Learner:
         flat = mx.distributed.all_sum(flat, group=self.group)
         ends = list(itertools.accumulate(leaf.size for leaf in leaves.values()))
         parts = mx.split(flat, ends[:-1])
-        return {
-            name: part.reshape(leaf.shape) for (name, leaf), part in zip(leaves.items(), parts, strict=True)
-        }
+        return {name: part.reshape(leaf.shape) for (name, leaf), part in zip(leaves.items(), parts, strict=True)}
 
     def step(self, batch: Batch, scale: float) -> float:
         """One update with the learning rates times `scale`; returns the loss."""
@@ -185,9 +172,7 @@ def learn(
         recent = value if step == 1 else 0.95 * recent + 0.05 * value
         if first and step % plan.log_every == 0:
             rate = seen / (60 * minutes + 1e-9)
-            print(
-                f"step {step} {minutes:.1f} min loss {recent:.4f} {rate:.0f} tok/s {seen} tokens", flush=True
-            )
+            print(f"step {step} {minutes:.1f} min loss {recent:.4f} {rate:.0f} tok/s {seen} tokens", flush=True)
         if first and time.monotonic() - saved > 60 * plan.save_minutes:
             save()
             saved = time.monotonic()

@@ -62,7 +62,8 @@ def build(size: Size) -> Model:
 
 def named(tree: Any) -> dict[str, mx.array]:
     """The arrays of a tree of parameters by their full names."""
-    return dict(tree_flatten(tree))  # type: ignore[arg-type]
+    flat: Any = tree_flatten(tree)
+    return dict(flat)
 
 
 def parameter_count(model: Model) -> int:

@@ -33,6 +33,8 @@ class Sample:
     prompt: str = ""
     completion: str = ""
     think: str = "This needs no working."
+    learn_prompt: bool = True
+    """Whether the prompt of a raw sample is worth learning to write."""
 
     @property
     def raw(self) -> bool:

@@ -21,9 +21,10 @@ from parallm_openai.demo.chatml import spans
 from parallm_openai.demo.corpus import documents
 from parallm_openai.demo.learn import Plan, distillation_loss, learn, next_token_loss, together
 from parallm_openai.demo.model import DRAFT, TARGET, build, load_weights, parameter_count, save
+from parallm_openai.demo.plant import plant
 from parallm_openai.demo.tokenizer import train_tokenizer
 
-TARGET_PLAN = Plan(steps=2200, minutes=60, matrix_rate=0.02, rate=0.004)
+TARGET_PLAN = Plan(steps=9000, minutes=60, matrix_rate=0.008, rate=0.0015)
 DRAFT_PLAN = Plan(steps=1500, minutes=20, matrix_rate=0.02, rate=0.004)
 BATCH = 1536
 SEEDS = {"tokenizer": 1, "weights": 2, "target": 3, "draft": 4}
@@ -34,14 +35,18 @@ def _tokenizer() -> Tokenizer:
     return train_tokenizer("".join(text for text, _ in spans(one)) for one in sample)
 
 
-def train_target(folder: Path, minutes: float, group: mx.distributed.Group) -> dict[str, float]:
+def train_target(folder: Path, minutes: float, group: mx.distributed.Group, resume: bool) -> dict[str, float]:
     """Tokenizer and target from the corpus."""
-    tokenizer = _tokenizer()
-    mx.random.seed(SEEDS["weights"])
-    model = build(TARGET)
+    if resume:
+        tokenizer, model = Tokenizer.from_file(str(folder / "tokenizer.json")), load_weights(TARGET, folder)
+    else:
+        mx.random.seed(SEEDS["weights"])
+        tokenizer, model = _tokenizer(), build(TARGET)
+        plant(model)
     print(f"target: {parameter_count(model)} parameters", flush=True)
     plan = Plan(TARGET_PLAN.steps, minutes, TARGET_PLAN.matrix_rate, TARGET_PLAN.rate)
-    stream = together(batches(tokenizer, SEEDS["target"], BATCH), group.size())
+    early = {"early": 0} if resume else {}
+    stream = together(batches(tokenizer, SEEDS["target"] + 200 * resume, BATCH, **early), group.size())
     return learn(model, next_token_loss, stream, plan, group, lambda: save(model, TARGET, tokenizer, folder))
 
 
@@ -51,12 +56,11 @@ def train_draft(target: Path, folder: Path, minutes: float, group: mx.distribute
     teacher = load_weights(TARGET, target)
     mx.random.seed(SEEDS["weights"])
     model = build(DRAFT)
+    plant(model)
     print(f"draft: {parameter_count(model)} parameters", flush=True)
     plan = Plan(DRAFT_PLAN.steps, minutes, DRAFT_PLAN.matrix_rate, DRAFT_PLAN.rate)
     stream = together(batches(tokenizer, SEEDS["draft"], BATCH), group.size())
-    return learn(
-        model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder)
-    )
+    return learn(model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder))
 
 
 def run_processes(count: int) -> int:
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--target-minutes", type=float, default=TARGET_PLAN.minutes)
     parser.add_argument("--draft-minutes", type=float, default=DRAFT_PLAN.minutes)
     parser.add_argument("--only", choices=("target", "draft"), help="train only one of the two")
+    parser.add_argument("--resume", action="store_true", help="start from the target that is there")
     parser.add_argument("--processes", type=int, default=2, help="processes that share the work")
     options = parser.parse_args()
     if options.processes > 1 and "MLX_RANK" not in os.environ:
@@ -93,7 +98,7 @@ def main() -> None:
     group = mx.distributed.init(backend="ring" if options.processes > 1 else "any")
     runs: dict[str, dict[str, float]] = {}
     if options.only != "draft":
-        runs["target"] = train_target(options.target, options.target_minutes, group)
+        runs["target"] = train_target(options.target, options.target_minutes, group, options.resume)
     if options.only != "target":
         runs["draft"] = train_draft(options.target, options.draft, options.draft_minutes, group)
     if group.rank() == 0:
