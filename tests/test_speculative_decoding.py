@@ -50,6 +50,7 @@ params = st.builds(
     stop_token_ids=st.sampled_from([(), (3,), (1, 2, 3, 4, 5)]),
     ignore_eos=st.booleans(),
     use_speculative=st.sampled_from([None, None, True, False]),
+    grammar=st.sampled_from([None, None, tiny.Sums(2, 9), tiny.Sums(7, 100)]),
 )
 requests = st.lists(
     st.tuples(st.lists(tokens, min_size=1, max_size=30), params, st.integers(0, 20)), min_size=1, max_size=7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
@@ -16,6 +17,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
 from parallm_openai.config import EngineConfig
+from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.runner import ModelRunner
@@ -25,6 +27,41 @@ from parallm_openai.engine.step import EngineCore
 
 VOCAB = 61
 CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A grammar: the sum of all tokens is never a multiple of `period`; at most `length` tokens."""
+
+    period: int
+    length: int
+
+    def matcher(self) -> SumsMatcher:
+        return SumsMatcher(self)
+
+    def allows(self, tokens: Sequence[int], token: int) -> bool:
+        return (sum(tokens) + token) % self.period != 0
+
+
+class SumsMatcher:
+    error = None
+
+    def __init__(self, grammar: Sums) -> None:
+        self.grammar = grammar
+        self.tokens: list[int] = []
+
+    @property
+    def finished(self) -> bool:
+        return len(self.tokens) >= self.grammar.length
+
+    def allowed(self, drafts: tuple[int, ...]) -> Mask | None:
+        before = [*self.tokens, *drafts]
+        bits = [self.grammar.allows(before, token) for token in range(VOCAB)]
+        packed = np.packbits(bits, bitorder="little")
+        return np.pad(packed, (0, -len(packed) % 4)).view(np.uint32)
+
+    def advance(self, token: int) -> None:
+        self.tokens.append(token)
 
 
 @cache
@@ -153,6 +190,8 @@ def reference(request: Request, eos: Sequence[int] = (), target: nn.Module | Non
         if token in stops:
             break
         generated.append(token)
+        if isinstance(params.grammar, Sums) and len(generated) >= params.grammar.length:
+            break
         logits = network(mx.array([[token]]), cache=kv)[0, -1]
     return generated
 
@@ -171,6 +210,8 @@ def choose(logits: np.ndarray, request: Request, generated: Sequence[int], stops
         x[token] += bias
     if len(generated) < params.min_tokens:
         x[list(stops)] = -np.inf
+    if isinstance(params.grammar, Sums):
+        x[[not params.grammar.allows(generated, token) for token in range(len(x))]] = -np.inf
     if params.temperature == 0 or params.top_k == 1:
         return int(x.argmax())
     x /= np.float32(params.temperature)

@@ -30,7 +30,8 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
         await engine.shutdown(settings.graceful_timeout)
 
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan)
-    app.state.server = Server(engine, model, Tokenizer(model.tokenizer, model.vocab_size), settings)
+    tokenizer = Tokenizer(model.tokenizer, model.vocab_size)
+    app.state.server = Server(engine, model, tokenizer, settings, tokenizer.grammars(model.eos_token_ids))
     for module in (completions, chat, models, native):
         app.include_router(module.router)
     errors.install(app)

@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
+from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.logprobs import chat_content
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.server import Answer, Server, server_of, usage
@@ -42,10 +43,13 @@ async def _sequences(server: Server, body: ChatRequest) -> list[tuple[tuple[int,
     prompt = await server.tokens(await _rendered(server, body), "messages", special=False)
     limit = server.completion_limit(prompt, body.completion_limit, None, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    grammar = await requested_grammar(server, body)
     return [
         (
             prompt,
-            body.sampling_params(server.tokenizer.vocab_size, max_tokens=limit, logprobs=logprobs, choice=choice),
+            body.sampling_params(
+                server.tokenizer.vocab_size, max_tokens=limit, logprobs=logprobs, choice=choice, grammar=grammar
+            ),
         )
         for choice in range(body.n or 1)
     ]

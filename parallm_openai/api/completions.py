@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
+from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.logprobs import CompletionLogprobs, joined
 from parallm_openai.api.schemas.completions import CompletionRequest
 from parallm_openai.api.server import Answer, Server, server_of, usage
@@ -57,6 +58,7 @@ async def _sequences(server: Server, body: CompletionRequest) -> list[tuple[tupl
     prompts = body.prompts()
     if not prompts:
         raise errors.invalid("'prompt' must not be an empty list.", "prompt")
+    grammar = await requested_grammar(server, body)
     wanted = []
     for place, prompt in enumerate(prompts):
         tokens = await server.tokens(prompt, "prompt" if len(prompts) == 1 else f"prompt[{place}]")
@@ -68,6 +70,7 @@ async def _sequences(server: Server, body: CompletionRequest) -> list[tuple[tupl
                 logprobs=0 if body.logprobs is None and _ranks(body) else body.logprobs,
                 prompt_logprobs=body.logprobs if body.echo else None,
                 choice=choice,
+                grammar=grammar,
             )
             wanted.append((tokens, params))
     return wanted

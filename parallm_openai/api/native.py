@@ -13,10 +13,12 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from parallm_openai.api import errors
+from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields, Prompt
 from parallm_openai.api.server import Server, server_of, usage
 from parallm_openai.api.streaming import event_stream, frame, merged, unless_gone
 from parallm_openai.config import EngineConfig
+from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text.generation import Generation, GenerationError
 
 router = APIRouter(tags=["native"])
@@ -29,7 +31,8 @@ async def generate(body: GenerateRequest, request: HttpRequest) -> Response:
     """Continue one prompt, as it is."""
     began = time.perf_counter()
     server = server_of(request)
-    generation = await _opened(server, body.prompt, "prompt", body)
+    grammar = await requested_grammar(server, body)
+    generation = await _opened(server, body.prompt, "prompt", body, grammar)
     if body.stream:
         return event_stream(_frames(generation, server, began), [generation], server.settings)
     work = _finished(generation, server, began)
@@ -43,7 +46,8 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     server = server_of(request)
     # What concerns all prompts is an error of the request itself.
     body.sampling_params(server.tokenizer.vocab_size, max_tokens=body.max_tokens)
-    places = [await _one_of_many(server, prompt, index, body) for index, prompt in enumerate(body.prompts)]
+    grammar = await requested_grammar(server, body)
+    places = [await _one_of_many(server, prompt, index, body, grammar) for index, prompt in enumerate(body.prompts)]
     generations = [place for place in places if isinstance(place, Generation)]
 
     async def result(index: int, place: Generation | errors.ApiError) -> dict[str, Any]:
@@ -68,21 +72,25 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     )
 
 
-async def _one_of_many(server: Server, prompt: Any, index: int, body: NativeFields) -> Generation | errors.ApiError:
+async def _one_of_many(
+    server: Server, prompt: Any, index: int, body: NativeFields, grammar: Grammar | None
+) -> Generation | errors.ApiError:
     param = f"prompts[{index}]"
     tokens = isinstance(prompt, list) and all(type(token) is int for token in prompt)
     if not (isinstance(prompt, str) or tokens):
         return errors.invalid(f"'{param}' must be text or a list of token ids.", param, "invalid_type")
     try:
-        return await _opened(server, prompt, param, body)
+        return await _opened(server, prompt, param, body, grammar)
     except errors.ApiError as error:
         return error
 
 
-async def _opened(server: Server, prompt: Prompt, param: str, body: NativeFields) -> Generation:
+async def _opened(
+    server: Server, prompt: Prompt, param: str, body: NativeFields, grammar: Grammar | None
+) -> Generation:
     tokens = await server.tokens(prompt, param)
     limit = server.completion_limit(tokens, body.max_tokens, DEFAULT_MAX_TOKENS, param)
-    params = body.sampling_params(server.tokenizer.vocab_size, max_tokens=limit)
+    params = body.sampling_params(server.tokenizer.vocab_size, max_tokens=limit, grammar=grammar)
     return server.open([(tokens, params)], body.stops())[0]
 
 

@@ -18,6 +18,7 @@ from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.text.generation import Generation, Reader
+from parallm_openai.text.grammar import Grammars
 from parallm_openai.text.tokenizer import Tokenizer
 
 # Encoding this much text takes milliseconds; more of it goes to a thread.
@@ -32,6 +33,7 @@ class Server:
     model: LoadedModel
     tokenizer: Tokenizer
     settings: ServerSettings
+    grammars: Grammars
 
     @property
     def model_names(self) -> tuple[str, ...]:

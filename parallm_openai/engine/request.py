@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
+from parallm_openai.engine.constraint import Grammar
+
 _request_numbers = itertools.count()
 
 
@@ -30,7 +32,8 @@ class SamplingParams:
     prompt's tokens. Both are the model's own distribution, before penalties,
     bias, temperature and truncation.
     A `seed` of None draws one, so that every request is a function of its own
-    parameters alone. `max_tokens` None means up to the context's end.
+    parameters alone. `max_tokens` None means up to the context's end. `grammar` says which
+    tokens may follow; a sequence whose grammar allows no more ends with `stop`.
     """
 
     max_tokens: int | None = 16
@@ -49,6 +52,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     use_speculative: bool | None = None
+    grammar: Grammar | None = None
 
     @property
     def greedy(self) -> bool:

@@ -6,6 +6,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from parallm_openai.engine.constraint import Matcher
 from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
 from parallm_openai.engine.sampling import Position, TokenHistory
 
@@ -20,6 +21,7 @@ class Row:
     stop_ids: frozenset[int]
     seed: int
     history: TokenHistory | None
+    matcher: Matcher | None
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
@@ -36,6 +38,7 @@ class Row:
             stop_ids=stop_ids,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             history=TokenHistory.of(request.prompt) if params.penalised else None,
+            matcher=params.grammar.matcher() if params.grammar is not None else None,
         )
 
     @property
@@ -61,6 +64,7 @@ class Row:
             history=self.history,
             drafts=drafts if self.history is not None else (),
             forbidden=tuple(self.stop_ids) if index < params.min_tokens else (),
+            allowed=self.matcher.allowed(drafts) if self.matcher is not None else None,
         )
 
     def positions(self, drafts: tuple[int, ...]) -> list[Position]:
@@ -80,6 +84,12 @@ class Row:
             self.tokens.append(token)
             if self.history is not None:
                 self.history.generated[token] += 1
+            if self.matcher is not None:
+                self.matcher.advance(token)
+                if self.matcher.error is not None:
+                    return kept, FinishReason.ERROR, None
+                if self.matcher.finished:
+                    return kept, FinishReason.STOP, None
             if self.remaining <= 0:
                 return kept, FinishReason.LENGTH, None
         return kept, None, None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
+from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import SamplingParams, TokenLogprob
 
 FORBIDDEN = -float("inf")
@@ -38,7 +39,8 @@ class TokenHistory:
 class Position:
     """One place to sample: the `index`-th generated token of a request, after `drafts`.
 
-    `drafts` are the drafted tokens between the request's committed ones and this place.
+    `drafts` are the drafted tokens between the request's committed ones and this place;
+    `allowed` is what its grammar lets follow them.
     `stream` tells draws for different purposes at one place apart.
     """
 
@@ -48,6 +50,7 @@ class Position:
     history: TokenHistory | None = None
     drafts: tuple[int, ...] = ()
     forbidden: tuple[int, ...] = ()
+    allowed: Mask | None = None
     stream: int = TOKEN_STREAM
 
 
@@ -76,7 +79,24 @@ def _keys(positions: Sequence[Position]) -> mx.array:
 
 
 def adjust(logits: mx.array, positions: Sequence[Position]) -> mx.array:
-    """Apply penalties, `logit_bias` and forbidden tokens to `[len(positions), vocab]` logits.
+    """Apply penalties, `logit_bias`, forbidden tokens and grammars to `[len(positions), vocab]` logits."""
+    return _constrained(_penalised(logits, positions), positions)
+
+
+def _constrained(logits: mx.array, positions: Sequence[Position]) -> mx.array:
+    """Take away what a row's grammar does not allow."""
+    rows = [row for row, position in enumerate(positions) if position.allowed is not None]
+    if not rows:
+        return logits
+    words = mx.array(np.stack([mask for position in positions if (mask := position.allowed) is not None]))
+    bits = ((words[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1).reshape(len(rows), -1)[:, : logits.shape[-1]]
+    where = mx.array(rows)
+    logits[where] = mx.where(bits == 1, logits[where], FORBIDDEN)
+    return logits
+
+
+def _penalised(logits: mx.array, positions: Sequence[Position]) -> mx.array:
+    """Penalties, bias and forbidden tokens.
 
     Only the entries concerned are touched: one gather and one scatter for the batch.
     """

@@ -259,7 +259,7 @@ class EngineCore:
                 self._outputs.append(output)
             else:
                 ended.append(index)
-                self._end(row, reason, output)
+                self._end(row, reason, output, row.matcher.error if row.matcher is not None else None)
         lane.target.decoding.commit(counts)
         for index in reversed(ended):
             lane.drop_running(index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +11,7 @@ import jinja2
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
+from parallm_openai.text.grammar import Grammars
 from parallm_openai.text.token_bytes import TokenBytes
 
 Message = dict[str, Any]
@@ -44,6 +45,10 @@ class Tokenizer:
         if self._bytes is not None:
             return ByteDetokenizer(self._bytes)
         return LibraryDetokenizer(self.wrapper.detokenizer)
+
+    def grammars(self, eos_ids: Iterable[int]) -> Grammars:
+        """A compiler of grammars over these tokens."""
+        return Grammars(self._hf, self.vocab_size, eos_ids)
 
     def token_bytes(self, token: int) -> bytes:
         """The token's own bytes, perhaps a part of a character; special tokens have their name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -55,6 +55,20 @@ class ChatMessage(Body):
                     raise invalid(f"Missing required parameter: '{param}.text'.", f"{param}.text")
 
 
+class JsonSchema(Body):
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(SamplingFields):
     model: str
     messages: list[ChatMessage] = Field(min_length=1)
@@ -65,6 +79,7 @@ class ChatRequest(SamplingFields):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -74,7 +89,6 @@ class ChatRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
-    response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None
@@ -102,17 +116,22 @@ class ChatRequest(SamplingFields):
             raise invalid("'max_tokens' and 'max_completion_tokens' differ; send one of them.", "max_tokens")
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed with 'stream'.", "stream_options")
+        if (wanted := self.response_format) is not None and (wanted.json_schema is None) == (
+            wanted.type == "json_schema"
+        ):
+            raise invalid(
+                "'response_format.json_schema' goes with the type 'json_schema', and only with that.",
+                "response_format.json_schema",
+            )
         self._refuse_unsupported()
 
     def _refuse_unsupported(self) -> None:
-        plain_format = self.response_format in (None, {"type": "text"})
         refuse(
             {
                 "tools": None if self.tool_choice == "none" else self.tools,
                 "tool_choice": None if self.tool_choice in ("none", "auto") else self.tool_choice,
                 "functions": self.functions,
                 "function_call": None if self.function_call == "none" else self.function_call,
-                "response_format": None if plain_format else self.response_format,
                 "modalities": None if self.modalities == ["text"] else self.modalities,
                 "audio": self.audio,
                 "prediction": self.prediction,

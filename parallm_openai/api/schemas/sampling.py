@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
 
 MAX_STOPS = 4
@@ -48,6 +49,9 @@ class SamplingFields(Body):
     min_tokens: int | None = Field(None, ge=0)
     stop_token_ids: list[int] | None = None
     use_speculative: bool | None = None
+    guided_regex: str | None = None
+    guided_json: dict[str, Any] | None = None
+    grammar: str | None = None
 
     def stops(self) -> tuple[str, ...]:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -61,6 +65,7 @@ class SamplingFields(Body):
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         choice: int = 0,
+        grammar: Grammar | None = None,
     ) -> SamplingParams:
         """The engine's parameters for the `choice`-th of n sequences. Raises ApiError for an unknown token id."""
         return SamplingParams(
@@ -80,6 +85,7 @@ class SamplingFields(Body):
             stop_token_ids=_known_ids(self.stop_token_ids or [], vocab_size, "stop_token_ids"),
             ignore_eos=bool(self.ignore_eos),
             use_speculative=self.use_speculative,
+            grammar=grammar,
         )
 
 

@@ -1,0 +1,57 @@
+"""The grammar that a request asks for, by OpenAI's `response_format` or the usual extensions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from parallm_openai.api import errors
+from parallm_openai.api.schemas.chat import ChatRequest, ResponseFormat
+from parallm_openai.api.schemas.sampling import SamplingFields
+from parallm_openai.api.server import Server
+from parallm_openai.text.grammar import GrammarError, TokenGrammar
+
+ANY_OBJECT = {"type": "object"}
+
+
+async def requested_grammar(server: Server, body: SamplingFields) -> TokenGrammar | None:
+    """The compiled grammar, or None. Raises ApiError naming the field and what cannot be enforced."""
+    wanted = _wanted(server, body)
+    if len(wanted) > 1:
+        fields = " and ".join(f"'{field}'" for field in wanted)
+        raise errors.invalid(f"{fields} cannot be used together.", next(iter(wanted)))
+    for field, compiled in wanted.items():
+        return await compile_off_thread(field, compiled)
+    return None
+
+
+async def compile_off_thread(field: str, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
+    """A large schema takes a second to compile: not on the event loop, and never on the engine's thread."""
+    try:
+        return await asyncio.to_thread(compiled)
+    except GrammarError as error:
+        raise errors.invalid(f"Invalid value for '{field}': {error}", field) from error
+
+
+def _wanted(server: Server, body: SamplingFields) -> dict[str, Callable[[], TokenGrammar]]:
+    grammars = server.grammars
+    wanted: dict[str, Callable[[], TokenGrammar]] = {}
+    regex, schema, lark = body.guided_regex, body.guided_json, body.grammar
+    if isinstance(body, ChatRequest) and (found := _schema_of(body.response_format)) is not None:
+        wanted["response_format"] = lambda: grammars.json_schema(found)
+    if regex is not None:
+        wanted["guided_regex"] = lambda: grammars.regex(regex)
+    if schema is not None:
+        wanted["guided_json"] = lambda: grammars.json_schema(schema)
+    if lark is not None:
+        wanted["grammar"] = lambda: grammars.lark(lark)
+    return wanted
+
+
+def _schema_of(format: ResponseFormat | None) -> Mapping[str, Any] | None:
+    if format is None or format.type == "text":
+        return None
+    if format.json_schema is None:
+        return ANY_OBJECT
+    return format.json_schema.json_schema or {}
