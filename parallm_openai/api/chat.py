@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -11,13 +11,16 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
-from parallm_openai.api.grammar import requested_grammar
-from parallm_openai.api.logprobs import chat_content
+from parallm_openai.api.chat_answer import ChatChoice, frames, whole
+from parallm_openai.api.grammar import requested_grammar, schema_of
 from parallm_openai.api.schemas.chat import ChatRequest
-from parallm_openai.api.server import Answer, Server, server_of, usage
-from parallm_openai.api.streaming import event_stream, frame, merged, unless_gone
-from parallm_openai.engine.request import FinishReason, SamplingParams
-from parallm_openai.text.generation import Generation, TextDelta
+from parallm_openai.api.server import Answer, Server, server_of
+from parallm_openai.api.streaming import event_stream, unless_gone
+from parallm_openai.api.tools import ToolUse, tool_grammar, tool_use
+from parallm_openai.engine.constraint import Grammar
+from parallm_openai.engine.request import SamplingParams
+from parallm_openai.text.generation import Generation
+from parallm_openai.text.thinking import ThinkingGrammar
 from parallm_openai.text.tokenizer import TemplateError
 
 router = APIRouter()
@@ -29,110 +32,109 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
     server = server_of(request)
     server.check_model(body.model)
     body.check()
-    generations = server.open(await _sequences(server, body), body.stops())
+    generations, choices = await opened(server, body)
     answer = Answer.new("chat.completion", "chatcmpl", body.model)
     if body.stream:
-        frames = _frames(answer.chunk(), body, generations, server)
-        return event_stream(frames, generations, server.settings)
-    work = _whole(answer, body, generations, server)
+        counted = body.stream_options is not None and bool(body.stream_options.include_usage)
+        stream = frames(answer.chunk(), generations, choices, counted)
+        return event_stream(stream, generations, server.settings)
+    work = whole(answer, generations, choices)
     return JSONResponse(await unless_gone(request, work, generations, server.settings.request_timeout))
 
 
-async def _sequences(server: Server, body: ChatRequest) -> list[tuple[tuple[int, ...], SamplingParams]]:
-    """The rendered conversation with the parameters of each choice."""
-    prompt = await server.tokens(await _rendered(server, body), "messages", special=False)
-    limit = server.completion_limit(prompt, body.completion_limit, None, "messages")
+async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], list[ChatChoice]]:
+    """The sequences of a checked request, under way, and what reads each. Raises ApiError before any starts."""
+    use = tool_use(server, body)
+    prompt = await rendered(server, body, use)
+    tokens = await server.tokens(prompt.text, "messages", special=False)
+    limit = server.completion_limit(tokens, body.completion_limit, None, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    grammar = await requested_grammar(server, body)
-    return [
+    grammar = await _grammar(server, body, use, prompt)
+    wanted: list[tuple[tuple[int, ...], SamplingParams]] = [
         (
-            prompt,
+            tokens,
             body.sampling_params(
                 server.tokenizer.vocab_size, max_tokens=limit, logprobs=logprobs, choice=choice, grammar=grammar
             ),
         )
         for choice in range(body.n or 1)
     ]
+    format = server.tokenizer.chat_format
+    choices = [
+        ChatChoice(
+            format.parser(prompt.thinking, use.callable),
+            server,
+            logprobs=bool(body.logprobs),
+            many=use.many,
+            legacy=use.legacy,
+        )
+        for _ in wanted
+    ]
+    return server.open(wanted, body.stops(), format.marks), choices
 
 
-async def _rendered(server: Server, body: ChatRequest) -> str:
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered conversation; `thinking` says that the answer begins inside its thoughts."""
+
+    text: str
+    thinking: bool
+    may_think: bool
+
+
+async def rendered(server: Server, body: ChatRequest, use: ToolUse) -> Prompt:
+    """The conversation in the model's own format. Raises ApiError where its template refuses it."""
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    options = _template_options(server, body)
+    continues = _continues(body)
     try:
-        return await asyncio.to_thread(
-            server.tokenizer.render,
-            messages,
-            continue_final=_continues(body),
-            options=body.chat_template_kwargs,
+        text = await asyncio.to_thread(
+            server.tokenizer.render, messages, tools=use.shown, continue_final=continues, options=options
         )
     except TemplateError as error:
         raise errors.invalid(str(error), "messages", "invalid_messages") from error
+    marks = server.tokenizer.chat_format.thinking
+    if marks is None:
+        return Prompt(text, thinking=False, may_think=False)
+    inside = marks.open_in(text) or (continues and marks.open_after(body.messages[-1].text))
+    wanted = options.get("enable_thinking", server.tokenizer.thinks_by_default)
+    return Prompt(text, inside, inside or bool(wanted))
+
+
+def _template_options(server: Server, body: ChatRequest) -> dict[str, Any]:
+    options = dict(body.chat_template_kwargs or {})
+    effort = body.reasoning_effort
+    if effort is not None:
+        if effort != "none" and not server.tokenizer.chat_format.reasons:
+            raise errors.unsupported("reasoning_effort", "cannot be used: this model does not reason")
+        options.setdefault("reasoning_effort", effort)
+        options.setdefault("enable_thinking", effort != "none")
+    return options
 
 
 def _continues(body: ChatRequest) -> bool:
     """Whether the model goes on with the last message: an assistant's, unless the request says otherwise."""
     if body.continue_final_message is not None:
         return body.continue_final_message
-    return body.messages[-1].role == "assistant" and not body.add_generation_prompt
+    last = body.messages[-1]
+    return last.role == "assistant" and not last.tool_calls and not body.add_generation_prompt
 
 
-def _logprobs(body: ChatRequest, delta: TextDelta, server: Server) -> dict[str, Any] | None:
-    if not body.logprobs:
-        return None
-    return {"content": chat_content(delta.logprobs, server.tokenizer), "refusal": None}
-
-
-def _reason(reason: FinishReason | None) -> str | None:
-    # A sequence that the server itself cut short, on its way down, ended before its time.
-    return "length" if reason is FinishReason.CANCELLED else reason
-
-
-async def _frames(
-    answer: Answer, body: ChatRequest, generations: Sequence[Generation], server: Server
-) -> AsyncIterator[dict[str, str]]:
-    """OpenAI's order for each choice: the role, the content, the reason; then the usage where asked for."""
-    counted = body.stream_options is not None and bool(body.stream_options.include_usage)
-    more: dict[str, object] = {"usage": None} if counted else {}
-
-    def chunk(
-        index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
-    ) -> dict[str, str]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return frame(answer.body([choice], **more))
-
-    for index in range(len(generations)):
-        yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
-    async for index, delta in merged(generations):
-        if delta.text or delta.logprobs:
-            yield chunk(index, {"content": delta.text}, _logprobs(body, delta, server))
-        if delta.finish_reason is not None:
-            yield chunk(index, {}, reason=_reason(delta.finish_reason))
-    if counted:
-        yield frame(answer.body([], usage=usage(generations, n=len(generations))))
-
-
-async def _whole(
-    answer: Answer, body: ChatRequest, generations: Sequence[Generation], server: Server
-) -> dict[str, object]:
-    texts: list[list[str]] = [[] for _ in generations]
-    scored: list[list[dict[str, Any]]] = [[] for _ in generations]
-    reasons: list[str | None] = [None] * len(generations)
-    async for index, delta in merged(generations):
-        texts[index].append(delta.text)
-        reasons[index] = _reason(delta.finish_reason)
-        if body.logprobs:
-            scored[index] += chat_content(delta.logprobs, server.tokenizer)
-    choices: list[dict[str, object]] = [
-        {
-            "index": index,
-            "message": {
-                "role": "assistant",
-                "content": "".join(texts[index]),
-                "refusal": None,
-                "annotations": [],
-            },
-            "logprobs": {"content": scored[index], "refusal": None} if body.logprobs else None,
-            "finish_reason": reasons[index],
-        }
-        for index in range(len(generations))
-    ]
-    return answer.body(choices, usage=usage(generations, n=len(generations)))
+async def _grammar(server: Server, body: ChatRequest, use: ToolUse, prompt: Prompt) -> Grammar | None:
+    """What binds the answer: its format, the tools it must call, and the budget of its thoughts."""
+    bound: Grammar | None = await requested_grammar(server, body)
+    if use.callable:
+        schema = schema_of(body.response_format)
+        if bound is not None and schema is None:
+            raise errors.invalid("A grammar for the answer and tools cannot be used together.", "tools")
+        if use.required and schema is not None:
+            raise errors.invalid("A required call leaves no answer to be in a format.", "response_format")
+        bound = await tool_grammar(server, use, schema)
+    marks = server.tokenizer.chat_format.thinking
+    if body.thinking_budget is not None and marks is None:
+        raise errors.unsupported("thinking_budget", "cannot be used: this model does not mark its thoughts")
+    if marks is None or not prompt.may_think or (bound is None and body.thinking_budget is None):
+        return bound
+    eos = tuple(sorted(server.model.eos_token_ids))
+    vocab_size = server.tokenizer.vocab_size
+    return ThinkingGrammar(marks, prompt.thinking, vocab_size, eos, body.thinking_budget, bound)

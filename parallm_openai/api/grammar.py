@@ -38,7 +38,7 @@ def _wanted(server: Server, body: SamplingFields) -> dict[str, Callable[[], Toke
     grammars = server.grammars
     wanted: dict[str, Callable[[], TokenGrammar]] = {}
     regex, schema, lark = body.guided_regex, body.guided_json, body.grammar
-    if isinstance(body, ChatRequest) and (found := _schema_of(body.response_format)) is not None:
+    if isinstance(body, ChatRequest) and (found := schema_of(body.response_format)) is not None:
         wanted["response_format"] = lambda: grammars.json_schema(found)
     if regex is not None:
         wanted["guided_regex"] = lambda: grammars.regex(regex)
@@ -49,7 +49,8 @@ def _wanted(server: Server, body: SamplingFields) -> dict[str, Callable[[], Toke
     return wanted
 
 
-def _schema_of(format: ResponseFormat | None) -> Mapping[str, Any] | None:
+def schema_of(format: ResponseFormat | None) -> Mapping[str, Any] | None:
+    """The schema that an answer in this format follows; None for plain text."""
     if format is None or format.type == "text":
         return None
     if format.json_schema is None:

@@ -81,12 +81,20 @@ class Server:
             raise errors.context_exceeded(limit, len(prompt), default or 1, param)
         return room if default is None else min(default, room)
 
-    def open(self, wanted: Sequence[tuple[tuple[int, ...], SamplingParams]], stops: Sequence[str]) -> list[Generation]:
-        """Start a sequence for each prompt and parameters, all or none. Raises ApiError."""
+    def open(
+        self,
+        wanted: Sequence[tuple[tuple[int, ...], SamplingParams]],
+        stops: Sequence[str],
+        shown: Sequence[str] = (),
+    ) -> list[Generation]:
+        """Start a sequence for each prompt and parameters, all or none. Raises ApiError.
+
+        `shown` are special tokens that the text is to hold all the same.
+        """
         opened: list[Generation] = []
         try:
             for prompt, params in wanted:
-                reader = Reader(self.tokenizer, stops)
+                reader = Reader(self.tokenizer, stops, shown)
                 opened.append(Generation(self.engine.open(Request(prompt, params)), reader))
         except Exception as error:
             for generation in opened:
@@ -132,7 +140,7 @@ class Answer:
         return replace(self, kind=f"{self.kind}.chunk")
 
 
-def usage(generations: Sequence[Generation], *, n: int = 1) -> dict[str, object]:
+def usage(generations: Sequence[Generation], *, n: int = 1, reasoning: int = 0) -> dict[str, object]:
     """OpenAI's usage of one answer; each prompt counts once, however many choices it has."""
     prompt = sum(len(generation.prompt_tokens) for generation in generations[::n])
     cached = sum(generation.counts.cached_prompt for generation in generations[::n])
@@ -145,7 +153,7 @@ def usage(generations: Sequence[Generation], *, n: int = 1) -> dict[str, object]
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": reasoning,
             "audio_tokens": 0,
             "accepted_prediction_tokens": accepted,
             "rejected_prediction_tokens": drafted - accepted,

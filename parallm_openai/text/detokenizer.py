@@ -27,11 +27,14 @@ class Detokenizer(Protocol):
 class ByteDetokenizer:
     """Joins the tokens' bytes and decodes them as UTF-8, incrementally."""
 
-    def __init__(self, table: TokenBytes) -> None:
+    def __init__(self, table: TokenBytes, shown: frozenset[int] = frozenset()) -> None:
         self._visible = table.visible
+        self._shown = {token: table.of[token] for token in shown}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int) -> str:
+        if token in self._shown:
+            return self._decoder.decode(self._shown[token])
         # Models pad their heads: an id without a token has no text.
         return self._decoder.decode(self._visible[token]) if token < len(self._visible) else ""
 

@@ -41,13 +41,14 @@ class Counts:
 class Reader:
     """Turns engine outputs into text deltas; knows nothing of where they come from.
 
-    Tokens count up to and including the one that completed a stop string.
+    Special tokens are no text, but for those `shown`. Tokens count up to and including the one
+    that completed a stop string.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), shown: Sequence[str] = ()) -> None:
         self.counts = Counts()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-        self._detokenizer = tokenizer.detokenizer()
+        self._detokenizer = tokenizer.detokenizer(shown)
         self._matcher = StopMatcher(stops)
 
     def read(self, output: Output) -> TextDelta:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from parallm_openai.text.scanner import earliest, pending
+
 
 class StopMatcher:
     """Finds the earliest stop string in text that arrives in pieces.
@@ -23,22 +25,14 @@ class StopMatcher:
         if self.matched is not None:
             return ""
         self._held += text
-        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            at, self.matched = min(found)
+        found = earliest(self._held, self._stops)
+        if found is not None:
+            at, self.matched = found
             released, self._held = self._held[:at], ""
             return released
-        keep = self._pending()
+        keep = pending(self._held, self._stops)
         released, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return released
-
-    def _pending(self) -> int:
-        """How many of the last characters could begin a stop string."""
-        longest = min(len(self._held), max(map(len, self._stops)) - 1)
-        for size in range(longest, 0, -1):
-            if any(stop.startswith(self._held[-size:]) for stop in self._stops):
-                return size
-        return 0
 
     def flush(self) -> str:
         """What was held back, now that nothing more comes."""

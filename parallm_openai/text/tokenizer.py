@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import jinja2
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
 from parallm_openai.text.grammar import Grammars
+from parallm_openai.text.reasoning import ThinkingMarks
 from parallm_openai.text.token_bytes import TokenBytes
+from parallm_openai.text.tools.families import detect
 
 Message = dict[str, Any]
 
@@ -41,10 +45,49 @@ class Tokenizer:
         detokenizer = self.detokenizer()
         return "".join(map(detokenizer.add, tokens)) + detokenizer.flush()
 
-    def detokenizer(self) -> Detokenizer:
+    def detokenizer(self, shown: Iterable[str] = ()) -> Detokenizer:
+        """A detokenizer for one sequence; special tokens are left out but for those `shown`."""
         if self._bytes is not None:
-            return ByteDetokenizer(self._bytes)
+            return ByteDetokenizer(self._bytes, self._single_tokens(shown))
         return LibraryDetokenizer(self.wrapper.detokenizer)
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that is exactly this text, special or not."""
+        return self._vocabulary.get(text)
+
+    def _single_tokens(self, marks: Iterable[str]) -> frozenset[int]:
+        vocabulary = self._vocabulary
+        return frozenset(vocabulary[mark] for mark in marks if mark in vocabulary)
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return dict(self._hf.get_vocab())
+
+    @cached_property
+    def chat_format(self) -> ChatFormat:
+        """How this model's chat template writes thoughts and tool calls."""
+        template = self._hf.chat_template
+        text = template if isinstance(template, str) else json.dumps(template or "", ensure_ascii=False)
+        if "<|channel|>" in text and "<|message|>" in text:
+            return ChatFormat(harmony=True)
+        return ChatFormat(self._thinking_marks(), detect(text, self._vocabulary))
+
+    @cached_property
+    def thinks_by_default(self) -> bool:
+        """Whether the chat template asks for thoughts unless it is told not to."""
+        hello = [{"role": "user", "content": "Hello"}]
+        try:
+            return self.render(hello) == self.render(hello, options={"enable_thinking": True})
+        except TemplateError:
+            return False
+
+    def _thinking_marks(self) -> ThinkingMarks | None:
+        wrapper = self.wrapper
+        if not wrapper.has_thinking:
+            return None
+        return ThinkingMarks(
+            wrapper.think_start, wrapper.think_end, tuple(wrapper.think_start_tokens), tuple(wrapper.think_end_tokens)
+        )
 
     def grammars(self, eos_ids: Iterable[int]) -> Grammars:
         """A compiler of grammars over these tokens."""
@@ -90,17 +133,17 @@ class Tokenizer:
         if not self.has_chat_template:
             raise TemplateError("this model has no chat template; use /v1/completions")
         adapted = [_adapted(message) for message in messages]
-        settings = dict(options or {})
-        settings.setdefault("enable_thinking", False)
+        # mlx-lm's wrapper switches thinking on where the template by itself would not.
+        template = self._hf if self._hf.chat_template is not None else self.wrapper
         try:
             return str(
-                self.wrapper.apply_chat_template(
+                template.apply_chat_template(
                     adapted,
                     tools=list(tools) if tools else None,
                     tokenize=False,
                     add_generation_prompt=not continue_final,
                     continue_final_message=continue_final,
-                    **settings,
+                    **(options or {}),
                 )
             )
         except (jinja2.TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -108,11 +151,12 @@ class Tokenizer:
 
 
 def _adapted(message: Message) -> Message:
-    """A message as templates expect it: text content, and tool arguments as objects."""
+    """A message as templates expect it: text content, tools instead of functions, arguments as objects."""
     adapted = deepcopy(message)
     adapted["content"] = _flat(message.get("content"))
-    if adapted["role"] == "developer":
-        adapted["role"] = "system"
+    adapted["role"] = {"developer": "system", "function": "tool"}.get(adapted["role"], adapted["role"])
+    if (function := adapted.pop("function_call", None)) is not None:
+        adapted["tool_calls"] = [{"id": "call_0", "type": "function", "function": function}]
     for call in adapted.get("tool_calls") or []:
         function = call.get("function", {})
         if isinstance(function.get("arguments"), str):

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions, refuse
+from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
 
 
 class ContentPart(Body):
@@ -38,13 +39,20 @@ class ChatMessage(Body):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
 
     def check(self, index: int) -> None:
         """Raise ApiError for what a text model cannot read."""
         where = f"messages[{index}]"
         if self.content is None and self.role not in ("assistant", "function"):
             raise invalid(f"Invalid value for '{where}.content': expected text, got null.", f"{where}.content")
-        if self.role == "assistant" and self.content is None and not self.tool_calls:
+        if self.role == "assistant" and self.content is None and not (self.tool_calls or self.function_call):
             raise invalid(f"'{where}' has neither content nor tool calls.", f"{where}.content")
         if isinstance(self.content, list):
             for place, part in enumerate(self.content):
@@ -80,19 +88,20 @@ class ChatRequest(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    tools: list[FunctionTool] | None = Field(None, max_length=128)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[FunctionDefinition] | None = Field(None, min_length=1, max_length=128)
+    function_call: FunctionChoice | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    thinking_budget: int | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     # Known to OpenAI's clients, not supported yet: refused by name unless they ask for nothing.
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
-    functions: list[Any] | None = None
-    function_call: Any = None
     modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None
-    reasoning_effort: str | None = None
     verbosity: str | None = None
     web_search_options: Any = None
     moderation: Any = None
@@ -128,14 +137,9 @@ class ChatRequest(SamplingFields):
     def _refuse_unsupported(self) -> None:
         refuse(
             {
-                "tools": None if self.tool_choice == "none" else self.tools,
-                "tool_choice": None if self.tool_choice in ("none", "auto") else self.tool_choice,
-                "functions": self.functions,
-                "function_call": None if self.function_call == "none" else self.function_call,
                 "modalities": None if self.modalities == ["text"] else self.modalities,
                 "audio": self.audio,
                 "prediction": self.prediction,
-                "reasoning_effort": None if self.reasoning_effort == "none" else self.reasoning_effort,
                 "verbosity": None if self.verbosity == "medium" else self.verbosity,
                 "web_search_options": self.web_search_options,
                 "moderation": self.moderation,

@@ -1,0 +1,104 @@
+"""Which tools an answer may call, must call, and how it is made to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from parallm_openai.api import errors
+from parallm_openai.api.grammar import compile_off_thread
+from parallm_openai.api.schemas.chat import ChatRequest
+from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionName, NamedTool
+from parallm_openai.api.server import Server
+from parallm_openai.text.grammar import TokenGrammar
+from parallm_openai.text.tools.grammar import Schema, ToolsNotEnforceable, checked_calls, forced_calls
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """What a request says of tools: `shown` ones are in the prompt, of which `callable` may be called."""
+
+    shown: tuple[dict[str, Any], ...] = ()
+    callable: tuple[dict[str, Any], ...] = ()
+    required: bool = False
+    many: bool = True
+    legacy: bool = False
+
+    @property
+    def strict(self) -> bool:
+        return any(tool["function"].get("strict") for tool in self.callable)
+
+
+def tool_use(server: Server, body: ChatRequest) -> ToolUse:
+    """The request's tools, old style or new. Raises ApiError for a choice that names none of them."""
+    legacy = body.functions is not None or body.function_call is not None
+    if legacy and (body.tools is not None or body.tool_choice is not None):
+        raise errors.invalid("'functions' is the old form of 'tools'; send one of them.", "functions")
+    field = "functions" if legacy else "tools"
+    shown = tuple(_definitions(body))
+    names = [tool["function"]["name"] for tool in shown]
+    if len(set(names)) < len(names):
+        raise errors.invalid(f"The names of '{field}' must differ.", field)
+    choice_field = "function_call" if legacy else "tool_choice"
+    mode, wanted = _choice(body)
+    if wanted is not None and (unknown := [name for name in wanted if name not in names]):
+        raise errors.invalid(f"'{choice_field}' names '{unknown[0]}', which is not among the {field}.", choice_field)
+    if not shown:
+        if mode == "required":
+            raise errors.invalid(f"'{choice_field}' needs '{field}'.", choice_field)
+        return ToolUse(legacy=legacy)
+    if mode == "none":
+        return ToolUse(legacy=legacy)
+    if not server.tokenizer.chat_format.calls_tools:
+        raise errors.unsupported(field, "cannot be used: this model's chat template has no way to call tools")
+    callable = tuple(tool for tool in shown if wanted is None or tool["function"]["name"] in wanted)
+    many = not legacy and body.parallel_tool_calls is not False and not isinstance(body.tool_choice, NamedTool)
+    return ToolUse(shown, callable, mode == "required", many, legacy)
+
+
+def _definitions(body: ChatRequest) -> list[dict[str, Any]]:
+    functions = body.functions or [tool.function for tool in body.tools or []]
+    return [{"type": "function", "function": each.model_dump(exclude_none=True)} for each in functions]
+
+
+def _choice(body: ChatRequest) -> tuple[str, list[str] | None]:
+    """The mode, and the names that may be called where the request narrows them down."""
+    choice = body.tool_choice if body.function_call is None else body.function_call
+    match choice:
+        case None:
+            return "auto", None
+        case NamedTool():
+            return "required", [choice.function.name]
+        case FunctionName():
+            return "required", [choice.name]
+        case AllowedToolsChoice():
+            return choice.allowed_tools.mode, [tool.function.name for tool in choice.allowed_tools.tools]
+        case _:
+            return choice, None
+
+
+async def tool_grammar(server: Server, use: ToolUse, answer: Schema | None) -> TokenGrammar | None:
+    """What makes an answer call a tool, or call it as its schema says; None where nothing is enforced.
+
+    With `answer`, what is no call is JSON of that schema. Raises ApiError where something should be
+    enforced and this model's way of writing calls has no grammar.
+    """
+    narrowed = use.strict or len(use.callable) < len(use.shown)
+    if not use.callable or not (use.required or narrowed or answer is not None):
+        return None
+    field = "tool_choice" if use.required else "tools" if answer is None else "response_format"
+    try:
+        lark = _lark(server, use, answer)
+    except ToolsNotEnforceable as error:
+        reason = f"cannot be enforced together with this model's way of calling tools ({error})"
+        raise errors.unsupported(field, reason) from error
+    return await compile_off_thread(field, lambda: server.grammars.lark(lark))
+
+
+def _lark(server: Server, use: ToolUse, answer: Schema | None) -> str:
+    format, token_id = server.tokenizer.chat_format.tools, server.tokenizer.token_id
+    if format is None:
+        raise ToolsNotEnforceable("harmony")
+    if use.required or answer is not None:
+        return forced_calls(format, use.callable, use.many, token_id, None if use.required else answer)
+    return checked_calls(format, use.callable, use.many, token_id)

@@ -1,0 +1,257 @@
+"""Every family's calls are read from what its own chat template writes, however the text is cut."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from parallm_openai.text.chat_parser import ChatFormat, ChatParser
+from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
+from parallm_openai.text.reasoning import ThinkingMarks
+from parallm_openai.text.tools.families import FORMATS, detect
+
+TEMPLATES = Path(__file__).parents[2] / "shared" / "chat_templates"
+FAMILIES = {
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "command_r",
+    "GLM-4.6": "glm47",
+    "GLM-4.7-Flash": "glm47",
+    "HuggingFaceTB-SmolLM3-3B": None,
+    "Kimi-K2-Thinking": "kimi_k2",
+    "MiniMax-M2": "minimax_m2",
+    "Mistral-Small-3.2-24B-Instruct-2506": "mistral",
+    "NVIDIA-Nemotron-Nano-v2": "nemotron",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "hermes",
+    "Qwen-QwQ-32B": "hermes",
+    "Qwen-Qwen2.5-7B-Instruct": "hermes",
+    "Qwen-Qwen3-0.6B": "hermes",
+    "Qwen3-Coder": "qwen3_coder",
+    "Qwen3.5-4B": "qwen3_coder",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "deepseek_v3",
+    "deepseek-ai-DeepSeek-V3.1": "deepseek_v31",
+    "deepseek-ai-DeepSeek-V3.2": "deepseek_v32",
+    "google-gemma-2-2b-it": None,
+    "google-gemma-4-31B-it": "gemma4",
+    "ibm-granite-granite-4.0": "hermes",
+    "meta-llama-Llama-3.1-8B-Instruct": "llama3_json",
+    "meta-llama-Llama-3.2-3B-Instruct": "llama3_json",
+    "meta-llama-Llama-3.3-70B-Instruct": "llama3_json",
+    "microsoft-Phi-3.5-mini-instruct": None,
+    "mistralai-Ministral-3-14B-Reasoning-2512": "mistral",
+    "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a place",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "deep": {"type": "object"}},
+            "required": ["city"],
+        },
+    },
+}
+ARGUMENTS = {"city": 'Köln "am" Rhein', "days": 3}
+# It appends to a list, which transformers' sandbox forbids; an example of its output stands below.
+UNRENDERED = {"Kimi-K2-Thinking"}
+needs_templates = pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the collection of chat templates is not here")
+
+
+def template(name: str) -> str:
+    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def written_call(name: str) -> str:
+    """What the template writes for an assistant's call, from where the answer begins."""
+    call = {"id": "call12345", "type": "function", "function": {"name": "get_weather", "arguments": ARGUMENTS}}
+    conversation = [
+        {"role": "user", "content": "QUESTION"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    rendered, _ = render_jinja_template(
+        conversations=[conversation],
+        chat_template=template(name),
+        tools=[TOOL],
+        bos_token="",
+        eos_token="</s>",
+    )
+    return str(rendered[0]).rpartition("QUESTION")[2]
+
+
+def read(parser: ChatParser, pieces: list[str]) -> list[Event]:
+    events = [event for piece in pieces for event in parser.feed(piece, ())]
+    return events + parser.finish()
+
+
+def summary(events: list[Event]) -> tuple[str, str, list[tuple[str, Any]]]:
+    """Content, reasoning and calls, with the pieces joined."""
+    content, reasoning, names, arguments = "", "", {}, {}
+    for event in events:
+        match event:
+            case Content(text):
+                content += text
+            case Reasoning(text):
+                reasoning += text
+            case CallStart(index, name):
+                names[index] = name
+            case CallArguments(index, text):
+                arguments[index] = arguments.get(index, "") + text
+    return content, reasoning, [(names[index], json.loads(arguments[index])) for index in names]
+
+
+def cut(text: str, rng: random.Random) -> list[str]:
+    """The text in pieces of random size."""
+    pieces = []
+    while text:
+        size = rng.choice([1, 1, 2, 3, 7, 30])
+        pieces.append(text[:size])
+        text = text[size:]
+    return pieces
+
+
+@needs_templates
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_family_is_known_by_its_chat_template(name: str) -> None:
+    found = detect(template(name), {})
+    assert (found.name if found is not None else None) == FAMILIES[name]
+
+
+@needs_templates
+@pytest.mark.parametrize("name", sorted(name for name in FAMILIES if FAMILIES[name] and name not in UNRENDERED))
+def test_a_call_as_the_template_writes_it_is_read_whole_from_any_cut(name: str) -> None:
+    format = FORMATS[str(FAMILIES[name])]
+    text = written_call(name)
+    start = text.index(format.start or "{")
+    rng = random.Random(name)
+    for _ in range(20):
+        parser = ChatFormat(tools=format).parser(False, [TOOL])
+        content, _, calls = summary(read(parser, cut(text[start:], rng)))
+        assert calls == [("get_weather", ARGUMENTS)]
+        assert "get_weather" not in content
+        assert format.start not in content or not format.start
+
+
+OUTPUTS = {
+    "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome", "deep": {"a": "}"}}}\n</tool_call>',
+    "llama3_json": '{"name": "get_weather", "parameters": {"city": "Rome", "deep": {"a": "}"}}}',
+    "llama_pythonic": '[get_weather(city="Rome", deep={"a": "}"})]',
+    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Rome", "deep": {"a": "}"}}}]',
+    "pythonic": '<|tool_call_start|>[get_weather(city="Rome", deep={"a": "}"})]<|tool_call_end|>',
+    "nemotron": '<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Rome", "deep": {"a": "}"}}}]</TOOLCALL>',
+    "kimi_k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
+    '{"city": "Rome", "deep": {"a": "}"}}<|tool_call_end|><|tool_calls_section_end|>',
+    "deepseek_v31": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>"
+    '{"city": "Rome", "deep": {"a": "}"}}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+}
+
+
+@pytest.mark.parametrize("family", OUTPUTS)
+def test_calls_are_read_from_any_cut(family: str) -> None:
+    rng = random.Random(family)
+    for _ in range(40):
+        parser = ChatFormat(tools=FORMATS[family]).parser(False, [TOOL])
+        content, _, calls = summary(read(parser, cut(OUTPUTS[family], rng)))
+        assert calls == [("get_weather", {"city": "Rome", "deep": {"a": "}"}})]
+        assert content == ""
+
+
+def test_text_around_calls_is_content_and_the_space_between_them_is_not() -> None:
+    text = "I will look.\n" + OUTPUTS["hermes"] + "\n" + OUTPUTS["hermes"] + "\n"
+    for seed in range(30):
+        parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+        content, _, calls = summary(read(parser, cut(text, random.Random(seed))))
+        assert content == "I will look."
+        assert len(calls) == 2
+
+
+def test_arguments_come_in_pieces_while_the_model_writes_them() -> None:
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+    seen = [parser.feed(character, ()) for character in OUTPUTS["hermes"]]
+    pieces = [event for events in seen for event in events if isinstance(event, CallArguments)]
+    assert len(pieces) > 20
+    assert isinstance(next(event for events in seen for event in events), CallStart)
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("hermes", "<tool_call>\nnot a call\n</tool_call> and more"),
+        ("hermes", "a < b, <tool and <tool_cal"),
+        ("llama3_json", '{"name": "somebody", "parameters": {}}'),
+        ("llama3_json", '{"answer": 42}'),
+        ("llama_pythonic", "[1, 2, 3]"),
+        ("mistral", "[TOOL"),
+        ("qwen3_coder", "<tool_call>\n<function"),
+    ],
+)
+def test_what_is_no_call_after_all_is_text_and_none_of_it_is_lost(family: str, text: str) -> None:
+    for seed in range(20):
+        parser = ChatFormat(tools=FORMATS[family]).parser(False, [TOOL])
+        content, _, calls = summary(read(parser, cut(text, random.Random(seed))))
+        assert (content, calls) == (text, [])
+
+
+def test_a_call_cut_short_keeps_what_there_is_of_its_arguments() -> None:
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+    events = read(parser, ['<tool_call>\n{"name": "get_weather", "arguments": {"city": "Ro'])
+    assert "".join(e.text for e in events if isinstance(e, CallArguments)) == '{"city": "Ro'
+
+
+def test_arguments_that_are_json_in_a_string_are_unpacked() -> None:
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+    text = '<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Rome\\"}"}</tool_call>'
+    assert summary(read(parser, list(text)))[2] == [("get_weather", {"city": "Rome"})]
+
+
+HARMONY = (
+    "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary "
+    'to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+)
+
+
+def test_harmony_channels_are_reasoning_content_and_calls() -> None:
+    answer = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hello"
+    for seed in range(30):
+        parser = ChatFormat(harmony=True).parser(False, [TOOL])
+        pieces = cut(HARMONY, random.Random(seed))
+        assert summary(read(parser, pieces)) == ("", "Let me see.", [("get_weather", {"city": "Rome"})])
+        parser = ChatFormat(harmony=True).parser(False, [])
+        assert summary(read(parser, cut(answer, random.Random(seed)))) == ("Hello", "Hm.", [])
+
+
+THINK = ThinkingMarks("<think>", "</think>", (1,), (2,))
+words = st.text("ab <>/think\n", max_size=12)
+
+
+@given(thoughts=words, answer=words, inside=st.booleans(), luck=st.randoms(use_true_random=False))
+def test_thoughts_are_split_from_the_answer_from_any_cut(
+    thoughts: str, answer: str, inside: bool, luck: random.Random
+) -> None:
+    if "</think>" in thoughts or "</think>" in answer:
+        return
+    text = ("" if inside else "<think>") + f"\n{thoughts}\n</think>\n\n{answer}"
+    parser = ChatFormat(thinking=THINK).parser(inside, [])
+    content, reasoning, _ = summary(read(parser, cut(text, luck)))
+    assert (reasoning, content) == (thoughts.strip(), answer.lstrip())
+
+
+@given(answer=words, luck=st.randoms(use_true_random=False))
+def test_an_answer_without_thoughts_is_untouched(answer: str, luck: random.Random) -> None:
+    if answer.lstrip().startswith("<think>"):
+        return
+    parser = ChatFormat(thinking=THINK).parser(False, [])
+    assert summary(read(parser, cut(answer, luck)))[0] == answer
+
+
+def test_the_tokens_of_thoughts_are_counted_with_their_marks() -> None:
+    parser = ChatFormat(thinking=THINK).parser(False, [])
+    parser.feed("", (1, 7, 8))
+    parser.feed("", (9, 2, 30, 31))
+    assert parser.reasoning_tokens == 5
