@@ -11,8 +11,9 @@ from fastapi.responses import Response
 from starlette.middleware.cors import CORSMiddleware
 
 from parallm_openai import __version__
-from parallm_openai.api import chat, completions, errors, models, native
+from parallm_openai.api import chat, completions, errors, models, native, responses
 from parallm_openai.api.middleware import ApiKeys, BodyLimit, RequestHeaders
+from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.server import Server
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.streaming import ClientGone
@@ -31,8 +32,9 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
 
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan)
     tokenizer = Tokenizer(model.tokenizer, model.vocab_size)
-    app.state.server = Server(engine, model, tokenizer, settings, tokenizer.grammars(model.eos_token_ids))
-    for module in (completions, chat, models, native):
+    grammars, responses_kept = tokenizer.grammars(model.eos_token_ids), ResponseStore(settings.stored_responses)
+    app.state.server = Server(engine, model, tokenizer, settings, grammars, responses_kept)
+    for module in (completions, chat, responses, models, native):
         app.include_router(module.router)
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)

@@ -19,6 +19,7 @@ from parallm_openai.api.streaming import event_stream, unless_gone
 from parallm_openai.api.tools import ToolUse, tool_grammar, tool_use
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
+from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.generation import Generation
 from parallm_openai.text.thinking import ThinkingGrammar
 from parallm_openai.text.tokenizer import TemplateError
@@ -32,7 +33,10 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
     server = server_of(request)
     server.check_model(body.model)
     body.check()
-    generations, choices = await opened(server, body)
+    generations, parsers, use = await opened(server, body)
+    choices = [
+        ChatChoice(parser, server, logprobs=bool(body.logprobs), many=use.many, legacy=use.legacy) for parser in parsers
+    ]
     answer = Answer.new("chat.completion", "chatcmpl", body.model)
     if body.stream:
         counted = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -42,7 +46,7 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
     return JSONResponse(await unless_gone(request, work, generations, server.settings.request_timeout))
 
 
-async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], list[ChatChoice]]:
+async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], list[ChatParser], ToolUse]:
     """The sequences of a checked request, under way, and what reads each. Raises ApiError before any starts."""
     use = tool_use(server, body)
     prompt = await rendered(server, body, use)
@@ -60,17 +64,8 @@ async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], l
         for choice in range(body.n or 1)
     ]
     format = server.tokenizer.chat_format
-    choices = [
-        ChatChoice(
-            format.parser(prompt.thinking, use.callable),
-            server,
-            logprobs=bool(body.logprobs),
-            many=use.many,
-            legacy=use.legacy,
-        )
-        for _ in wanted
-    ]
-    return server.open(wanted, body.stops(), format.marks), choices
+    parsers = [format.parser(prompt.thinking, use.callable) for _ in wanted]
+    return server.open(wanted, body.stops(), format.marks), parsers, use
 
 
 @dataclass(frozen=True)

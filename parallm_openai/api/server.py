@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 
 from parallm_openai import __version__
 from parallm_openai.api import errors
+from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.schemas.completions import Prompt
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.engine.request import Request, SamplingParams
@@ -34,6 +35,7 @@ class Server:
     tokenizer: Tokenizer
     settings: ServerSettings
     grammars: Grammars
+    responses: ResponseStore
 
     @property
     def model_names(self) -> tuple[str, ...]:

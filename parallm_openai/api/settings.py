@@ -16,4 +16,5 @@ class ServerSettings(BaseModel):
     max_body_size: int = Field(16 * 2**20, ge=1024)
     request_timeout: float = Field(600.0, gt=0, description="The most that one request may take from its arrival.")
     graceful_timeout: float = Field(30.0, ge=0, description="How long running requests may go on after a stop signal.")
+    stored_responses: int = Field(1000, ge=0, description="How many answers of /v1/responses are kept to go on from.")
     send_timeout: float = Field(60.0, gt=0, description="How long a client may leave a stream's chunk unread.")

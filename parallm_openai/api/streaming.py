@@ -71,8 +71,13 @@ def event_stream(
     frames: AsyncIterator[dict[str, str]], generations: Sequence[Generation], settings: ServerSettings
 ) -> EventSourceResponse:
     """An SSE response that ends in `[DONE]`, or in one frame with the error where generation fails."""
+    return sse(_guarded(frames, generations, settings.request_timeout), settings)
+
+
+def sse(frames: AsyncIterator[dict[str, str]], settings: ServerSettings) -> EventSourceResponse:
+    """An SSE response of these frames and nothing else."""
     return EventSourceResponse(
-        _guarded(frames, generations, settings.request_timeout),
+        frames,
         sep="\n",
         send_timeout=settings.send_timeout,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},

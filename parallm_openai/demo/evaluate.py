@@ -97,6 +97,9 @@ def _calls(text: str) -> list[Any]:
 
 def correct(one: Sample, text: str, wanted: str, ended: bool) -> bool:
     """Whether the output counts as right, by the sample's own measure."""
+    if one.raw and one.check == "exact":
+        # Raw text has no end of its own: what counts is what comes next.
+        return (text + "\n").startswith(wanted)
     if not ended or one.check == "ends":
         return ended
     if one.thinking:

@@ -35,8 +35,10 @@ def _tokenizer() -> Tokenizer:
     return train_tokenizer("".join(text for text, _ in spans(one)) for one in sample)
 
 
-def train_target(folder: Path, minutes: float, group: mx.distributed.Group, resume: bool) -> dict[str, float]:
-    """Tokenizer and target from the corpus."""
+def train_target(
+    folder: Path, minutes: float, group: mx.distributed.Group, resume: bool, rate: float, seed: int
+) -> dict[str, float]:
+    """Tokenizer and target from the corpus; `rate` scales the learning rates; another `seed` is other text."""
     if resume:
         tokenizer, model = Tokenizer.from_file(str(folder / "tokenizer.json")), load_weights(TARGET, folder)
     else:
@@ -44,9 +46,9 @@ def train_target(folder: Path, minutes: float, group: mx.distributed.Group, resu
         tokenizer, model = _tokenizer(), build(TARGET)
         plant(model)
     print(f"target: {parameter_count(model)} parameters", flush=True)
-    plan = Plan(TARGET_PLAN.steps, minutes, TARGET_PLAN.matrix_rate, TARGET_PLAN.rate)
+    plan = Plan(TARGET_PLAN.steps, minutes, TARGET_PLAN.matrix_rate * rate, TARGET_PLAN.rate * rate)
     early = {"early": 0} if resume else {}
-    stream = together(batches(tokenizer, SEEDS["target"] + 200 * resume, BATCH, **early), group.size())
+    stream = together(batches(tokenizer, SEEDS["target"] + seed, BATCH, **early), group.size())
     return learn(model, next_token_loss, stream, plan, group, lambda: save(model, TARGET, tokenizer, folder))
 
 
@@ -91,6 +93,8 @@ def main() -> None:
     parser.add_argument("--draft-minutes", type=float, default=DRAFT_PLAN.minutes)
     parser.add_argument("--only", choices=("target", "draft"), help="train only one of the two")
     parser.add_argument("--resume", action="store_true", help="start from the target that is there")
+    parser.add_argument("--rate", type=float, default=1.0, help="scale of the target's learning rates")
+    parser.add_argument("--seed", type=int, default=0, help="give a resumed run text that it has not seen")
     parser.add_argument("--processes", type=int, default=2, help="processes that share the work")
     options = parser.parse_args()
     if options.processes > 1 and "MLX_RANK" not in os.environ:
@@ -98,7 +102,9 @@ def main() -> None:
     group = mx.distributed.init(backend="ring" if options.processes > 1 else "any")
     runs: dict[str, dict[str, float]] = {}
     if options.only != "draft":
-        runs["target"] = train_target(options.target, options.target_minutes, group, options.resume)
+        runs["target"] = train_target(
+            options.target, options.target_minutes, group, options.resume, options.rate, options.seed
+        )
     if options.only != "target":
         runs["draft"] = train_draft(options.target, options.draft, options.draft_minutes, group)
     if group.rank() == 0:

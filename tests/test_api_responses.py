@@ -1,0 +1,218 @@
+"""`/v1/responses` says the same as chat completions, in items and numbered events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+from conftest import RunningServer
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
+from test_api_shapes import assert_exact
+
+from parallm_openai.api.settings import ServerSettings
+
+WEATHER: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Get the current weather of a city",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+
+
+def client(server: RunningServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def create(server: RunningServer, input: Any, **options: Any) -> Any:
+    defaults: dict[str, Any] = {"temperature": 0, "max_output_tokens": 100}
+    return client(server).responses.create(model=server.model.name, input=input, **(defaults | options))
+
+
+def chat(server: RunningServer, messages: Any, **options: Any) -> Any:
+    return client(server).chat.completions.create(
+        model=server.model.name, messages=messages, temperature=0, max_tokens=100, **options
+    )
+
+
+def test_an_answer_is_that_of_chat_completions(server: RunningServer) -> None:
+    question = "What is the capital of France?"
+    response = create(server, question, instructions="Be brief.")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}]
+    answer = chat(server, messages)
+    assert response.output_text == answer.choices[0].message.content
+    assert response.status == "completed"
+    assert response.usage.input_tokens == answer.usage.prompt_tokens
+    assert response.usage.output_tokens == answer.usage.completion_tokens
+    assert response.instructions == "Be brief."
+
+
+def test_the_body_is_the_sdks_own_type_without_missing_fields(server: RunningServer) -> None:
+    with server.client as http:
+        body = http.post("/v1/responses", json={"model": server.model.name, "input": "Hello!"}).json()
+    assert_exact(Response, body)
+    assert body["text"] == {"format": {"type": "text"}}
+
+
+def test_the_events_of_a_stream_are_numbered_typed_and_tell_the_whole_response(server: RunningServer) -> None:
+    body = {"model": server.model.name, "input": "Hello!", "stream": True, "temperature": 0}
+    names, events = [], []
+    with server.client as http, http.stream("POST", "/v1/responses", json=body) as lines:
+        for line in lines.iter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+            elif line.startswith("data: "):
+                events.append(json.loads(line.removeprefix("data: ")))
+    assert [event["type"] for event in events] == names
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    adapter: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    for event in events:
+        adapter.validate_python(event)
+    kinds = list(dict.fromkeys(names))
+    assert kinds == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    final = events[-1]["response"]
+    assert final["output"][0]["content"][0]["text"] == text
+    assert text == create(server, "Hello!").output_text
+
+
+def test_the_sdks_stream_helper_gives_the_final_response(server: RunningServer) -> None:
+    with client(server).responses.stream(model=server.model.name, input="Hello!", temperature=0) as stream:
+        deltas = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert final.output_text == deltas
+
+
+def test_functions_are_called_and_answered(server: RunningServer) -> None:
+    first = create(server, "What is the weather in Paris?", tools=[WEATHER])
+    [call] = first.output
+    assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "get_weather", {"city": "Paris"})
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"temperature": 21}'}
+    second = create(server, [result], tools=[WEATHER], previous_response_id=first.id)
+    assert second.status == "completed"
+    by_hand = create(
+        server,
+        [{"role": "user", "content": "What is the weather in Paris?"}, call.model_dump(exclude_none=True), result],
+        tools=[WEATHER],
+    )
+    assert second.output_text == by_hand.output_text != ""
+
+
+def test_streamed_calls_tell_their_arguments_in_pieces(server: RunningServer) -> None:
+    events = list(create(server, "What is the weather in Paris?", tools=[WEATHER], stream=True))
+    pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    [done] = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert "".join(pieces) == done.arguments
+    assert json.loads(done.arguments) == {"city": "Paris"}
+    assert events[-1].response.output[0].status == "completed"
+
+
+def test_a_conversation_goes_on_from_a_stored_response_and_not_from_another(server: RunningServer) -> None:
+    first = create(server, "My name is Anna.")
+    second = create(server, "What is my name?", previous_response_id=first.id)
+    whole = chat(
+        server,
+        [
+            {"role": "user", "content": "My name is Anna."},
+            {"role": "assistant", "content": first.output_text},
+            {"role": "user", "content": "What is my name?"},
+        ],
+    )
+    assert second.output_text == whole.choices[0].message.content
+    sdk = client(server)
+    assert sdk.responses.retrieve(first.id).output_text == first.output_text
+    sdk.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        sdk.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(server, "Hm?", previous_response_id=first.id)
+    assert caught.value.code == "previous_response_not_found"
+    unstored = create(server, "Hello!", store=False)
+    with pytest.raises(openai.NotFoundError):
+        sdk.responses.retrieve(unstored.id)
+
+
+def test_only_the_last_responses_are_kept(start_server: Callable[..., RunningServer]) -> None:
+    small = start_server(settings=ServerSettings(stored_responses=2, graceful_timeout=1))
+    made = [create(small, "Hello!", max_output_tokens=1).id for _ in range(3)]
+    sdk = client(small)
+    for kept in made[1:]:
+        assert sdk.responses.retrieve(kept).id == kept
+    with pytest.raises(openai.NotFoundError):
+        sdk.responses.retrieve(made[0])
+
+
+def test_an_answer_cut_short_is_incomplete(server: RunningServer) -> None:
+    response = create(server, "Tell me a story.", max_output_tokens=3)
+    assert response.status == "incomplete"
+    assert response.incomplete_details.reason == "max_output_tokens"
+    assert response.output[0].status == "incomplete"
+    assert list(create(server, "Tell me a story.", max_output_tokens=3, stream=True))[-1].type == "response.incomplete"
+
+
+def test_text_in_a_schema_parses_into_the_sdks_model(server: RunningServer) -> None:
+    class Point(BaseModel):
+        x: int
+        y: int
+
+    response = client(server).responses.parse(
+        model=server.model.name, input="Hello!", text_format=Point, max_output_tokens=200, temperature=0
+    )
+    if response.status == "completed":
+        assert isinstance(response.output_parsed, Point)
+
+
+def test_thoughts_are_an_item_of_their_own(server: RunningServer) -> None:
+    response = create(server, "What is 123 + 345?", reasoning={"effort": "low"}, max_output_tokens=300)
+    kinds = [item.type for item in response.output]
+    assert kinds[0] == "reasoning"
+    assert response.output[0].content[0].text
+    assert response.usage.output_tokens_details.reasoning_tokens > 0
+
+
+def test_logprobs_come_with_the_text(server: RunningServer) -> None:
+    response = create(server, "Hello!", top_logprobs=2)
+    entries = response.output[0].content[0].logprobs
+    assert "".join(entry.token for entry in entries) == response.output_text
+    assert all(len(entry.top_logprobs) == 2 for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"include": ["file_search_call.results"]}, "include[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"conversation": "c"}, "conversation"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(server: RunningServer, options: dict[str, Any], param: str) -> None:
+    with server.client as http:
+        answer = http.post("/v1/responses", json={"model": server.model.name, "input": "Hi", **options})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
