@@ -107,6 +107,15 @@ def serve(
     ] = None,
     adapter_path: Adapter = None,
     trust_remote_code: Trust = False,
+    tool_call_parser: Annotated[
+        str,
+        typer.Option(
+            envvar="PARALLM_TOOL_CALL_PARSER", help="Format of tool calls; auto: as the chat template has it."
+        ),
+    ] = "auto",
+    stored_responses: Annotated[
+        int, typer.Option(envvar="PARALLM_STORED_RESPONSES", help="Answers of /v1/responses kept to go on from.")
+    ] = 1000,
     api_key: Annotated[
         list[str] | None, typer.Option(envvar="PARALLM_API_KEY", help="Accepted API key; repeatable.")
     ] = None,
@@ -149,6 +158,8 @@ def serve(
             request_timeout=request_timeout,
             graceful_timeout=graceful_timeout,
             max_body_size=max_body_size,
+            tool_call_parser=tool_call_parser,
+            stored_responses=stored_responses,
         )
     except ValidationError as error:
         first = error.errors()[0]

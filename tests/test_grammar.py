@@ -119,7 +119,9 @@ def ask(server: RunningServer, **body: Any) -> httpx.Response:
         return client.post("/v1/chat/completions", json=defaults | body)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.4, "seed": 3}, {"temperature": 0, "use_speculative": False}])
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0}, {"temperature": 1.4, "seed": 3}, {"temperature": 0, "use_speculative": False}]
+)
 def test_a_schema_holds_for_a_model_that_would_say_something_else(
     server: RunningServer, options: dict[str, Any]
 ) -> None:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.middleware.cors import CORSMiddleware
 
 from parallm_openai import __version__
-from parallm_openai.api import chat, completions, errors, models, native, responses
+from parallm_openai.api import chat, completions, errors, models, native, responses, tokens
 from parallm_openai.api.middleware import ApiKeys, BodyLimit, RequestHeaders
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.server import Server
@@ -31,10 +31,10 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
         await engine.shutdown(settings.graceful_timeout)
 
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan)
-    tokenizer = Tokenizer(model.tokenizer, model.vocab_size)
+    tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
     grammars, responses_kept = tokenizer.grammars(model.eos_token_ids), ResponseStore(settings.stored_responses)
     app.state.server = Server(engine, model, tokenizer, settings, grammars, responses_kept)
-    for module in (completions, chat, responses, models, native):
+    for module in (completions, chat, responses, tokens, models, native):
         app.include_router(module.router)
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)

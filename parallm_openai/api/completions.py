@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from parallm_openai.api import errors
 from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.logprobs import CompletionLogprobs, joined
-from parallm_openai.api.schemas.completions import CompletionRequest
+from parallm_openai.api.schemas.completions import CompletionRequest, Prompt
 from parallm_openai.api.server import Answer, Server, server_of, usage
 from parallm_openai.api.streaming import event_stream, frame, merged, unless_gone
 from parallm_openai.engine.request import FinishReason, SamplingParams
@@ -40,8 +40,8 @@ async def create_completion(body: CompletionRequest, request: HttpRequest) -> Re
 
 
 def _check(body: CompletionRequest) -> None:
-    if body.suffix:
-        raise errors.unsupported("suffix", "is not supported: this model has no tokens to fill in the middle with")
+    if body.suffix and body.echo:
+        raise errors.invalid("'suffix' and 'echo' cannot be used together.", "suffix")
     best_of, n = body.best_of or body.n or 1, body.n or 1
     if best_of < n:
         raise errors.invalid(f"'best_of' ({best_of}) must not be less than 'n' ({n}).", "best_of")
@@ -61,7 +61,8 @@ async def _sequences(server: Server, body: CompletionRequest) -> list[tuple[tupl
     grammar = await requested_grammar(server, body)
     wanted = []
     for place, prompt in enumerate(prompts):
-        tokens = await server.tokens(prompt, "prompt" if len(prompts) == 1 else f"prompt[{place}]")
+        param = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
+        tokens = await server.tokens(_infilled(server, prompt, body.suffix, param), param)
         limit = server.completion_limit(tokens, body.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
         for choice in range(_choices(body)):
             params = body.sampling_params(
@@ -74,6 +75,18 @@ async def _sequences(server: Server, body: CompletionRequest) -> list[tuple[tupl
             )
             wanted.append((tokens, params))
     return wanted
+
+
+def _infilled(server: Server, prompt: Prompt, suffix: str | None, param: str) -> Prompt:
+    """The prompt that asks for what stands before `suffix`."""
+    if not suffix:
+        return prompt
+    if not isinstance(prompt, str):
+        raise errors.invalid(f"With 'suffix', '{param}' must be text.", param, "invalid_type")
+    infilled = server.tokenizer.infill(prompt, suffix)
+    if infilled is None:
+        raise errors.unsupported("suffix", "cannot be used: this model has no tokens to fill in the middle with")
+    return infilled
 
 
 def _choices(body: CompletionRequest) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from parallm_openai.text.tools.families import FORMATS
 
 
 class ServerSettings(BaseModel):
@@ -17,4 +19,12 @@ class ServerSettings(BaseModel):
     request_timeout: float = Field(600.0, gt=0, description="The most that one request may take from its arrival.")
     graceful_timeout: float = Field(30.0, ge=0, description="How long running requests may go on after a stop signal.")
     stored_responses: int = Field(1000, ge=0, description="How many answers of /v1/responses are kept to go on from.")
+    tool_call_parser: str = Field("auto", description="The format of tool calls; auto goes by the chat template.")
     send_timeout: float = Field(60.0, gt=0, description="How long a client may leave a stream's chunk unread.")
+
+    @field_validator("tool_call_parser")
+    @classmethod
+    def _known_parser(cls, name: str) -> str:
+        if name != "auto" and name not in FORMATS:
+            raise ValueError(f"must be auto or one of {', '.join(sorted(FORMATS))}")
+        return name

@@ -16,9 +16,17 @@ from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, Librar
 from parallm_openai.text.grammar import Grammars
 from parallm_openai.text.reasoning import ThinkingMarks
 from parallm_openai.text.token_bytes import TokenBytes
-from parallm_openai.text.tools.families import detect
+from parallm_openai.text.tools.families import FORMATS, detect
 
 Message = dict[str, Any]
+
+# What stands before the text above a gap, before that below it, and before what fills it.
+INFILL_MARKS = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
 
 
 class TemplateError(ValueError):
@@ -28,10 +36,11 @@ class TemplateError(ValueError):
 class Tokenizer:
     """Encodes, renders and names tokens. Thread-safe for reading, as the tokenizers library is."""
 
-    def __init__(self, wrapper: TokenizerWrapper, vocab_size: int) -> None:
+    def __init__(self, wrapper: TokenizerWrapper, vocab_size: int, tool_format: str = "auto") -> None:
         self.wrapper = wrapper
         self.vocab_size = vocab_size
         self._hf = wrapper._tokenizer
+        self._tool_format = tool_format
         try:
             self._bytes: TokenBytes | None = TokenBytes(self._hf)
         except ValueError:
@@ -40,6 +49,16 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`; with `special`, framed as the model expects a text to begin."""
         return list(self._hf.encode(text, add_special_tokens=special))
+
+    def infill(self, prefix: str, suffix: str) -> list[int] | None:
+        """A prompt for what stands between two texts; None where the model has no tokens to ask for that."""
+        for marks in INFILL_MARKS:
+            ids = [self.token_id(mark) for mark in marks]
+            if None not in ids:
+                before, after, middle = (token for token in ids if token is not None)
+                inner = [self.encode(text, special=False) for text in (prefix, suffix)]
+                return [before, *inner[0], after, *inner[1], middle]
+        return None
 
     def decode(self, tokens: Sequence[int]) -> str:
         detokenizer = self.detokenizer()
@@ -68,6 +87,8 @@ class Tokenizer:
         """How this model's chat template writes thoughts and tool calls."""
         template = self._hf.chat_template
         text = template if isinstance(template, str) else json.dumps(template or "", ensure_ascii=False)
+        if self._tool_format != "auto":
+            return ChatFormat(self._thinking_marks(), FORMATS[self._tool_format])
         if "<|channel|>" in text and "<|message|>" in text:
             return ChatFormat(harmony=True)
         return ChatFormat(self._thinking_marks(), detect(text, self._vocabulary))

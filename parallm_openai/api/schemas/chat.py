@@ -101,11 +101,11 @@ class ChatRequest(SamplingFields):
     # Known to OpenAI's clients, not supported yet: refused by name unless they ask for nothing.
     modalities: list[str] | None = None
     audio: Any = None
-    prediction: Any = None
     verbosity: str | None = None
     web_search_options: Any = None
     moderation: Any = None
     # Cannot change the answer.
+    prediction: dict[str, Any] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -139,7 +139,6 @@ class ChatRequest(SamplingFields):
             {
                 "modalities": None if self.modalities == ["text"] else self.modalities,
                 "audio": self.audio,
-                "prediction": self.prediction,
                 "verbosity": None if self.verbosity == "medium" else self.verbosity,
                 "web_search_options": self.web_search_options,
                 "moderation": self.moderation,
