@@ -1,80 +1,12 @@
-"""Real servers on the bundled model, listening on free ports of this machine."""
+"""Fixtures that start real servers."""
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from contextlib import ExitStack
 
-import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
-
-import httpx  # isort: skip
 import pytest
-import uvicorn
-
-from parallm_openai import demo
-from parallm_openai.api.app import create_app
-from parallm_openai.api.settings import ServerSettings
-from parallm_openai.config import EngineConfig
-from parallm_openai.engine.build import Draft
-from parallm_openai.engine.worker import AsyncEngine
-from parallm_openai.models.loading import LoadedModel, load
-
-
-@cache
-def demo_target() -> LoadedModel:
-    return load(demo.TARGET_PATH, name=demo.MODEL_ID)
-
-
-@cache
-def demo_draft() -> LoadedModel:
-    return load(demo.DRAFT_PATH)
-
-
-@dataclass(frozen=True)
-class RunningServer:
-    url: str
-    engine: AsyncEngine
-    model: LoadedModel
-
-    @property
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
-
-    def active(self) -> int:
-        numbers = self.engine.stats()["batching_stats"]
-        return int(numbers["running"] + numbers["prefilling"] + numbers["waiting"])
-
-    def wait_until_idle(self, seconds: float = 10) -> None:
-        deadline = time.monotonic() + seconds
-        while self.active():
-            assert time.monotonic() < deadline, "rows are still running"
-            time.sleep(0.01)
-
-
-@contextmanager
-def running_server(
-    draft: Draft = None, settings: ServerSettings | None = None, **config: object
-) -> Iterator[RunningServer]:
-    chosen = settings or ServerSettings(graceful_timeout=2)
-    engine = AsyncEngine(demo_target(), EngineConfig.model_validate(config), draft)
-    app = create_app(engine, demo_target(), chosen)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, demo_target())
-    finally:
-        server.should_exit = True
-        thread.join(20)
+from servers import RunningServer, demo_draft, running_server
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from conftest import RunningServer
+from servers import RunningServer
 
 from parallm_openai.config import EngineConfig
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import RunningServer
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
 from openai.types.responses import response_create_params as responses
+from servers import RunningServer
 
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.completions import CompletionRequest

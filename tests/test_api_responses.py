@@ -8,9 +8,9 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
+from servers import RunningServer
 from test_api_shapes import assert_exact
 
 from parallm_openai.api.settings import ServerSettings

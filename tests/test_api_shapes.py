@@ -10,10 +10,10 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
+from servers import RunningServer
 
 CHAT: dict[str, Any] = {
     "model": "parallm-demo",

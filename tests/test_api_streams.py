@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import RunningServer, running_server
+from servers import RunningServer, running_server
 
 from parallm_openai.api.settings import ServerSettings
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import RunningServer
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from servers import RunningServer
 
 WEATHER: Any = {
     "type": "function",

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import RunningServer
 from mlx_lm import load as load_with_mlx_lm
+from servers import RunningServer
 from typer.testing import CliRunner
 
 from parallm_openai.bench.load import Load, Measurement, Sample, percentile, run_load

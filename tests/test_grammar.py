@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import RunningServer, demo_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import RunningServer, demo_target
 
-from parallm_openai.text.grammar import GrammarError, TokenMatcher
+from parallm_openai.text.grammar import GrammarError, TokenMatcher, closed
 from parallm_openai.text.tokenizer import Tokenizer
 
 TARGET = demo_target()
@@ -111,6 +111,20 @@ def test_broken_patterns_and_grammars_are_refused() -> None:
         GRAMMARS.regex("[a-z")
     with pytest.raises(GrammarError, match="unknown name"):
         GRAMMARS.lark('start: "a" b')
+
+
+def test_objects_that_leave_their_properties_open_are_closed() -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "string"}}}
+    schema = {"$defs": {"i": inner}, "properties": {"a": inner, "b": {"$ref": "#/$defs/i"}, "c": {"type": "object"}}}
+    shut = inner | {"additionalProperties": False}
+    assert closed(schema) == {
+        "$defs": {"i": shut},
+        "properties": {"a": shut, "b": {"$ref": "#/$defs/i"}, "c": {"type": "object"}},
+        "additionalProperties": False,
+    }
+    assert closed({"allOf": [inner, inner]}) == {"allOf": [inner, inner]}
+    assert closed(inner | {"additionalProperties": True}) == inner | {"additionalProperties": True}
+    assert closed({"enum": [{"properties": {}}]}) == {"enum": [{"properties": {}}]}
 
 
 def ask(server: RunningServer, **body: Any) -> httpx.Response:

@@ -30,7 +30,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
         yield
         await engine.shutdown(settings.graceful_timeout)
 
-    app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)
     tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
     grammars, responses_kept = tokenizer.grammars(model.eos_token_ids), ResponseStore(settings.stored_responses)
     app.state.server = Server(engine, model, tokenizer, settings, grammars, responses_kept)

@@ -15,7 +15,7 @@ from parallm_openai.api.chat_answer import ChatChoice, frames, whole
 from parallm_openai.api.grammar import requested_grammar, schema_of
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.server import Answer, Server, server_of
-from parallm_openai.api.streaming import event_stream, unless_gone
+from parallm_openai.api.streaming import STREAMED, event_stream, unless_gone
 from parallm_openai.api.tools import ToolUse, tool_grammar, tool_use
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
@@ -27,7 +27,7 @@ from parallm_openai.text.tokenizer import TemplateError
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", tags=["OpenAI"])
+@router.post("/v1/chat/completions", tags=["OpenAI"], responses=STREAMED)
 async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation."""
     server = server_of(request)

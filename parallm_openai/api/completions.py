@@ -14,7 +14,7 @@ from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.logprobs import CompletionLogprobs, joined
 from parallm_openai.api.schemas.completions import CompletionRequest, Prompt
 from parallm_openai.api.server import Answer, Server, server_of, usage
-from parallm_openai.api.streaming import event_stream, frame, merged, unless_gone
+from parallm_openai.api.streaming import STREAMED, event_stream, frame, merged, unless_gone
 from parallm_openai.engine.request import FinishReason, SamplingParams
 from parallm_openai.text.generation import Generation, TextDelta
 
@@ -23,7 +23,7 @@ router = APIRouter()
 DEFAULT_MAX_TOKENS = 16
 
 
-@router.post("/v1/completions", tags=["OpenAI"])
+@router.post("/v1/completions", tags=["OpenAI"], responses=STREAMED)
 async def create_completion(body: CompletionRequest, request: HttpRequest) -> Response:
     """Continue one or more prompts."""
     server = server_of(request)

@@ -10,9 +10,28 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 log = logging.getLogger(__name__)
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+# For the OpenAPI document: every route may answer so.
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request cannot be carried out; `param` names the field."},
+    "5XX": {"model": ErrorAnswer, "description": "The server cannot carry it out now, or failed."},
+}
 
 # The SDK retries 5xx answers by itself; a generation that failed once would fail again.
 NO_RETRY = {"x-should-retry": "false"}

@@ -16,7 +16,7 @@ from parallm_openai.api import errors
 from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields, Prompt
 from parallm_openai.api.server import Server, server_of, usage
-from parallm_openai.api.streaming import event_stream, frame, merged, unless_gone
+from parallm_openai.api.streaming import STREAMED, event_stream, frame, merged, unless_gone
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text.generation import Generation, GenerationError
@@ -26,7 +26,7 @@ router = APIRouter(tags=["native"])
 DEFAULT_MAX_TOKENS = 256
 
 
-@router.post("/v1/generate")
+@router.post("/v1/generate", responses=STREAMED)
 async def generate(body: GenerateRequest, request: HttpRequest) -> Response:
     """Continue one prompt, as it is."""
     began = time.perf_counter()

@@ -18,13 +18,13 @@ from parallm_openai.api.response_writer import ResponseEvent, ResponseWriter
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.responses import ResponsesRequest
 from parallm_openai.api.server import Server, server_of
-from parallm_openai.api.streaming import frame, merged, sse, unless_gone
+from parallm_openai.api.streaming import STREAMED, frame, merged, sse, unless_gone
 from parallm_openai.text.generation import Generation, GenerationError
 
 router = APIRouter(tags=["OpenAI"])
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", responses=STREAMED)
 async def create_response(body: ResponsesRequest, request: HttpRequest) -> Response:
     """Answer a conversation of items."""
     server = server_of(request)

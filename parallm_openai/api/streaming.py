@@ -24,6 +24,11 @@ AppStatus.disable_automatic_graceful_drain()
 
 DONE = "[DONE]"
 
+# For the OpenAPI document: what a route that may stream answers with.
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The answer, or with `stream` its pieces", "content": {"text/event-stream": {}}}
+}
+
 
 class ClientGone(Exception):
     """The client has closed its connection; there is nobody to answer."""

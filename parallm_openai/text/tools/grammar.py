@@ -11,7 +11,7 @@ from typing import Any
 
 import regex
 
-from parallm_openai.text.grammar import JSON_OPTIONS
+from parallm_openai.text.grammar import JSON_OPTIONS, closed
 from parallm_openai.text.tools.format import Tool, ToolFormat, Wording
 
 Schema = Mapping[str, Any]
@@ -113,4 +113,4 @@ def _arguments_schema(tool: Tool) -> str:
 
 
 def _bounded(schema: Schema, lenient: bool) -> str:
-    return json.dumps({**schema, "x-guidance": {**JSON_OPTIONS, "lenient": lenient}}, ensure_ascii=False)
+    return json.dumps({**closed(schema), "x-guidance": {**JSON_OPTIONS, "lenient": lenient}}, ensure_ascii=False)
