@@ -1,0 +1,134 @@
+"""Any combination of features: streamed or whole, speculated or not, alone or among others, the answer is the same."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from servers import RunningServer
+from test_api_tools import TIMER, WEATHER
+
+QUESTIONS = ["Hello!", "What is the weather in Paris?", "What is 12 + 30?", "Tell me a story.", "Count from 3 to 9."]
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},
+    "required": ["n", "ok"],
+    "additionalProperties": False,
+}
+formats = st.sampled_from(
+    [
+        {},
+        {},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}},
+        {"guided_regex": "[a-z]{2,9}( [0-9]+)?"},
+        {"tools": [WEATHER, TIMER]},
+        {"tools": [WEATHER, TIMER], "tool_choice": "required"},
+        {"tools": [WEATHER], "parallel_tool_calls": False},
+        {"functions": [WEATHER["function"]]},
+        {"reasoning_effort": "low"},
+        {"reasoning_effort": "low", "thinking_budget": 5},
+    ]
+)
+requests = st.fixed_dictionaries(
+    {
+        "messages": st.sampled_from(QUESTIONS).map(lambda text: [{"role": "user", "content": text}]),
+        "seed": st.integers(0, 1000),
+        "temperature": st.sampled_from([0, 0.6, 1.2]),
+        "max_tokens": st.sampled_from([1, 7, 40]),
+        "n": st.sampled_from([1, 1, 3]),
+    },
+    optional={
+        "top_p": st.sampled_from([0.5, 0.95]),
+        "top_k": st.sampled_from([1, 20]),
+        "frequency_penalty": st.sampled_from([-0.5, 0.7]),
+        "repetition_penalty": st.just(1.2),
+        "stop": st.sampled_from([".", [" the", "\n"], "e"]),
+        "min_tokens": st.just(5),
+        "logit_bias": st.just({"300": -100, "65": 2}),
+    },
+)
+
+
+def whole(server: RunningServer, body: dict[str, Any]) -> list[dict[str, Any]]:
+    with server.client as client:
+        answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return [_choice(choice["message"], choice) for choice in answer.json()["choices"]]
+
+
+def _choice(message: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    calls += [message["function_call"]] if message.get("function_call") else []
+    return {
+        "content": message.get("content") or "",
+        "reasoning": message.get("reasoning_content") or "",
+        "calls": [(call["name"], call["arguments"]) for call in calls],
+        "finish_reason": choice["finish_reason"],
+        "tokens": [entry["token"] for entry in (choice["logprobs"] or {}).get("content", [])],
+    }
+
+
+def streamed(server: RunningServer, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same, put together from the chunks of a stream."""
+    messages: list[dict[str, Any]] = [
+        {"content": "", "reasoning_content": "", "tool_calls": []} for _ in range(body["n"])
+    ]
+    choices: list[dict[str, Any]] = [{"finish_reason": None, "logprobs": {"content": []}} for _ in range(body["n"])]
+    with server.client as client, client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as lines:
+        data = [line.removeprefix("data: ") for line in lines.iter_lines() if line.startswith("data: ")]
+    assert data.pop() == "[DONE]"
+    for chunk in map(json.loads, data):
+        for choice in chunk["choices"]:
+            _add(messages[choice["index"]], choice["delta"])
+            kept = choices[choice["index"]]
+            kept["finish_reason"] = choice["finish_reason"] or kept["finish_reason"]
+            kept["logprobs"]["content"] += (choice["logprobs"] or {}).get("content", [])
+    return [_choice(message, choice) for message, choice in zip(messages, choices, strict=True)]
+
+
+def _add(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    message["content"] += delta.get("content") or ""
+    message["reasoning_content"] += delta.get("reasoning_content") or ""
+    for call in delta.get("tool_calls") or []:
+        if "id" in call:
+            message["tool_calls"].append({"function": {"name": call["function"]["name"], "arguments": ""}})
+        message["tool_calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+    if call := delta.get("function_call"):
+        message.setdefault("function_call", {"name": call.get("name"), "arguments": ""})
+        message["function_call"]["arguments"] += call["arguments"]
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn=st.lists(st.tuples(requests, formats, st.booleans()), min_size=1, max_size=4))
+def test_an_answer_is_the_same_however_it_is_asked_for(
+    server: RunningServer, drawn: list[tuple[dict[str, Any], dict[str, Any], bool]]
+) -> None:
+    bodies = [
+        {"model": server.model.name, **request, **format, **({"logprobs": True, "top_logprobs": 2} if scored else {})}
+        for request, format, scored in drawn
+    ]
+    alone = [whole(server, body | {"use_speculative": False}) for body in bodies]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda body: whole(server, body), bodies))
+        in_pieces = list(pool.map(lambda body: streamed(server, body), bodies))
+    assert together == alone
+    assert in_pieces == alone
+    for (request, format, _), choices in zip(drawn, alone, strict=True):
+        for choice in choices:
+            _fits(request, format, choice)
+
+
+def _fits(request: dict[str, Any], format: dict[str, Any], choice: dict[str, Any]) -> None:
+    if "tools" in format and choice["finish_reason"] != "length" and "stop" not in request:
+        assert "<tool_call>" not in choice["content"]
+    assert "\ufffd" not in choice["content"]
+    ended = choice["finish_reason"] == "stop" and "stop" not in request
+    if "response_format" in format and ended:
+        assert set(json.loads(choice["content"])) == {"n", "ok"}
+    if format.get("tool_choice") == "required":
+        assert choice["finish_reason"] != "stop" or "stop" in request
