@@ -75,7 +75,7 @@ def test_figures_of_known_samples() -> None:
 
 def test_ratios_are_paired_round_by_round() -> None:
     def series(*rates: float) -> Series:
-        made = Series("s", 1)
+        made = Series("s", 1, "s")
         made.rounds = [Measurement.of([Sample(tokens=int(rate))], 1.0) for rate in rates]
         return made
 

@@ -130,7 +130,7 @@ def _measure(targets: Sequence[Target], levels: Sequence[int], load: Load, reque
 
     In turn, and in a turning order: a machine whose speed drifts drifts for all of them.
     """
-    series = {(t.name, level): Series(t.name, level) for level in levels for t in targets}
+    series = {(t.name, level): Series(t.name, level, _mode(t.name, level)) for level in levels for t in targets}
     for number in range(-1, rounds):
         for level in levels:
             shift = number % len(targets)
@@ -139,6 +139,13 @@ def _measure(targets: Sequence[Target], levels: Sequence[int], load: Load, reque
                 count = max(2, level * (requests if number >= 0 else 1))
                 _measure_one(target, replace(load, concurrency=level, requests=count), series, warm=number < 0)
     return list(series.values())
+
+
+def _mode(name: str, concurrency: int) -> str:
+    """What a run of ours shows: neither way of being fast, one of them, or both."""
+    alone = concurrency == 1
+    modes = {"plain": "baseline" if alone else "batching", "speculative": "speculative" if alone else "both"}
+    return modes.get(name, name)
 
 
 def _measure_one(target: Target, load: Load, series: dict[tuple[str, int], Series], *, warm: bool) -> None:

@@ -20,6 +20,7 @@ class Series:
 
     name: str
     concurrency: int
+    label: str
     rounds: list[Measurement] = field(default_factory=list)
     drafted: int = 0
     accepted: int = 0
@@ -52,7 +53,7 @@ class Ratio:
 def table(series: Sequence[Series], reference: Series) -> Table:
     """Medians over the rounds; ratios are paired with the reference's rounds, with their spread."""
     made = Table(
-        title=f"medians of {len(reference.rounds)} rounds; x is against {reference.name} c={reference.concurrency}"
+        title=f"medians of {len(reference.rounds)} rounds; x is against {reference.label}, c={reference.concurrency}"
     )
     for heading in (
         "",
@@ -69,7 +70,7 @@ def table(series: Sequence[Series], reference: Series) -> Table:
     for one in series:
         ratio = Ratio.of(one, reference)
         made.add_row(
-            one.name,
+            one.label,
             str(one.concurrency),
             f"{one.median('throughput'):.1f}",
             str(ratio or ""),
@@ -86,6 +87,7 @@ def as_json(series: Sequence[Series], settings: dict[str, Any]) -> str:
     rows = [
         {
             "name": one.name,
+            "mode": one.label,
             "concurrency": one.concurrency,
             "acceptance": one.acceptance,
             "throughput_median": one.median("throughput"),
