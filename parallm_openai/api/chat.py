@@ -84,7 +84,7 @@ async def rendered(server: Server, body: ChatRequest, use: ToolUse) -> Prompt:
     continues = _continues(body)
     try:
         text = await asyncio.to_thread(
-            server.tokenizer.render, messages, tools=use.shown, continue_final=continues, options=options
+            server.tokenizer.render, messages, tools=use.described, continue_final=continues, options=options
         )
     except TemplateError as error:
         raise errors.invalid(str(error), "messages", "invalid_messages") from error

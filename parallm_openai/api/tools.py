@@ -25,6 +25,14 @@ class ToolUse:
     legacy: bool = False
 
     @property
+    def described(self) -> list[dict[str, Any]]:
+        """The tools as the model is shown them: what is enforced of them is not its business."""
+        return [
+            {**tool, "function": {key: value for key, value in tool["function"].items() if key != "strict"}}
+            for tool in self.shown
+        ]
+
+    @property
     def strict(self) -> bool:
         return any(tool["function"].get("strict") for tool in self.callable)
 

@@ -85,7 +85,7 @@ def run_processes(count: int) -> int:
 
 
 def main() -> None:
-    """Train what is asked for, evaluate, and leave the files where the package looks for them."""
+    """Train what is asked for, and leave the files where the package looks for them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=Path, default=TARGET_PATH, help="folder of the target")
     parser.add_argument("--draft", type=Path, default=DRAFT_PATH, help="folder of the draft")
