@@ -10,9 +10,14 @@ import tiny
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation import draft_length as module
 from parallm_openai.engine.speculation.draft_length import DraftLength
+from parallm_openai.engine.speculation.drafter import Draft
 from parallm_openai.engine.speculation.step_cost import StepCost
 
 LIMIT = 6
+
+
+def drafts(lengths: list[int], informed: bool = True) -> list[Draft]:
+    return [Draft((0,) * length, informed=informed) for length in lengths]
 
 
 class Simulation:
@@ -52,7 +57,7 @@ class Simulation:
             self.now += draft + verify
             self.tokens += sum(accepted) + len(self.rows)
             self.lengths.append(max(drafted))
-            self.controller.learn(self.rows, drafted, accepted, 100, draft, verify)
+            self.controller.learn(self.rows, drafts(drafted), accepted, 100, draft, verify)
         return (self.tokens - tokens) / (self.now - began)
 
     def accept(self, length: int, probability: float) -> int:
@@ -109,12 +114,44 @@ def test_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert simulation.controller.choose(simulation.rows, [0, 0, 0], 100) == [0, 0, 0]
 
 
+def test_prompts_are_read_for_rows_that_will_be_drafted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded = Simulation(monkeypatch, 16, 0.9, per_token=0.5)
+    crowded.run(200)
+    assert crowded.lengths[-1] in (0, module.PROBE_LENGTH)
+    alone = Simulation(monkeypatch, 1, 0.9, per_token=0.5)
+    alone.controller, alone.now = crowded.controller, crowded.now
+    alone.run(50)
+    alone.now = crowded.controller._looked_at + module.LOOK_EVERY / 2
+    # A crowd is not worth it, a row by itself is: whatever was chosen just now.
+    assert not alone.controller.hopeful(16, 100, LIMIT)
+    assert alone.controller.hopeful(1, 100, LIMIT)
+
+
+def test_where_nothing_is_accepted_prompts_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = Simulation(monkeypatch, 2, 0.0)
+    hostile.run(400)
+    hopes = []
+    for _ in range(1000):
+        hostile.now += 0.5
+        hopes.append(hostile.controller.hopeful(2, 100, LIMIT))
+    assert 0.01 < sum(hopes) / len(hopes) < 0.06
+
+
+def test_guesses_after_a_part_of_the_text_say_nothing_of_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(monkeypatch, 2, 0.9)
+    simulation.run(200)
+    before = simulation.controller.report()["recent_acceptance_by_position"]
+    for _ in range(50):
+        simulation.controller.learn(simulation.rows, drafts([3, 3], informed=False), [0, 0], 100, 0.4, 1.4)
+    assert simulation.controller.report()["recent_acceptance_by_position"] == before
+
+
 def test_a_fixed_length_stays_fixed() -> None:
     controller = DraftLength()
     rows = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
     for _ in range(50):
         chosen = controller.choose(rows, [LIMIT, 2], 10, fixed=3)
-        controller.learn(rows, chosen, [0, 0], 10, 1.0, 1.0)
+        controller.learn(rows, drafts(chosen), [0, 0], 10, 1.0, 1.0)
     assert controller.choose(rows, [LIMIT, LIMIT], 10, fixed=3) == [3, 3]
     assert controller.report()["current_draft_length"] == 3
 

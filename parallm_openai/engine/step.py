@@ -130,14 +130,21 @@ class EngineCore:
         rows, cache = lane.prefilling, lane.target.prefilling
         before = list(cache.lengths)
         logits = lane.target.prefill(rows, width)
-        hopeful = self.config.draft_length != "auto" or lane.draft_length.hopeful
-        if hopeful and any(map(self._wants_drafts, rows)):
+        if any(map(self._wants_drafts, rows)) and self._may_draft(lane):
             lane.drafter.prefill(rows, width)
         self.stats.prefilled(sum(cache.lengths) - sum(before))
         for index, row in enumerate(rows):
             if row.request.params.prompt_logprobs is not None and not row.generated:
                 read = cache.lengths[index] - before[index]
                 row.prompt_logprobs += self._score_prompt(row, logits[index, :read], before[index])
+
+    def _may_draft(self, lane: Lane) -> bool:
+        """Whether the rows that prefill are likely to be drafted for once they decode."""
+        if self.config.draft_length != "auto":
+            return True
+        together = len(lane.prefilling) + len(lane.running)
+        context = max(len(row.tokens) for row in (*lane.prefilling, *lane.running))
+        return lane.draft_length.hopeful(together, context, self.config.max_draft_tokens)
 
     def _score_prompt(self, row: Row, logits: mx.array, start: int) -> list[TokenLogprob]:
         following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
@@ -172,7 +179,7 @@ class EngineCore:
         accepted = [agreeing(draft.tokens, own) for draft, own in zip(drafts, sampled, strict=True)]
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
-        lane.draft_length.learn(rows, drafted, accepted, context, draft_seconds, verify_seconds)
+        lane.draft_length.learn(rows, drafts, accepted, context, draft_seconds, verify_seconds)
         self._commit(lane, sampled, scored, drafted, accepted)
 
     def _draft(self, lane: Lane, context: int) -> list[Draft]:

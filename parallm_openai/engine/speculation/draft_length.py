@@ -10,9 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from parallm_openai.engine.row import Row
+from parallm_openai.engine.speculation.drafter import Draft
 from parallm_openai.engine.speculation.step_cost import StepCost
 
 # How many of its own trials a row needs to count as much as the average of all rows.
@@ -27,6 +30,9 @@ HYSTERESIS = 0.03
 # The share of the time that may go into finding out whether drafting has become worth while.
 PROBE_SHARE = 0.03
 PROBE_LENGTH = 2
+# Where drafting does not pay, prompts are still read by the drafter for so many seconds in so many:
+# only a row whose prompt it has read shows what its guesses are worth.
+LOOK_SECONDS, LOOK_EVERY = 2.0, 60.0
 # A drafted token that is reached more rarely than this is not worth sampling.
 LEAST_CHANCE = 0.05
 
@@ -62,16 +68,34 @@ class DraftLength:
         self._rows: dict[int, Acceptance] = {}
         self._current = 0
         self._idle_since = time.perf_counter()
+        self._looked_at = time.perf_counter()
 
-    @property
-    def hopeful(self) -> bool:
-        """Whether new rows are likely to be drafted for, so that a drafter should read their prompts."""
-        return self._current > 0 or self._average(0).trials < GLOBAL_MEMORY / 2
+    def hopeful(self, rows: int, context: int, longest: int) -> bool:
+        """Whether a drafter should read the prompt of a row that is to be one of `rows`: will it be drafted for?"""
+        if self._average(0).trials < PRIOR_TRIALS:
+            return True
+        chances = list(accumulate((self._average(depth).mean for depth in range(longest)), mul))
+        alike = [chances] * rows
+        plain = rows / self._seconds(rows, 0, context)
+        best = max(
+            (
+                _expected_tokens(alike, length) / self._seconds(rows, length, context)
+                for length in range(1, longest + 1)
+            ),
+            default=0.0,
+        )
+        return best > plain * (1 + HYSTERESIS) or self._looking()
+
+    def _looking(self) -> bool:
+        now = time.perf_counter()
+        if now - self._looked_at > LOOK_EVERY:
+            self._looked_at = now
+        return now - self._looked_at < LOOK_SECONDS
 
     def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
-        given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest, context)
+        given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest)
         if given is not None or longest == 0:
             lengths = [min(given or 0, limit) for limit in limits]
         else:
@@ -96,10 +120,10 @@ class DraftLength:
             return min(PROBE_LENGTH, longest)
         return best
 
-    def _unmeasured(self, rows: int, longest: int, context: int) -> int | None:
+    def _unmeasured(self, rows: int, longest: int) -> int | None:
         """A length to try for the sake of its timing: the plain step, and the longest, must be measured."""
         for length in (longest, 0):
-            if not self.verify_cost.known(rows, length + 1, context) and self._affordable(length):
+            if not self.verify_cost.known(rows, length + 1) and self._affordable(length):
                 return length
         return None
 
@@ -142,25 +166,26 @@ class DraftLength:
     def learn(
         self,
         rows: Sequence[Row],
-        drafted: Sequence[int],
+        drafts: Sequence[Draft],
         accepted: Sequence[int],
         context: int,
         draft_seconds: float,
         verify_seconds: float,
     ) -> None:
         """Take in one step: per row what was drafted and accepted, and how long it took."""
-        length = max(drafted)
+        length = max(map(len, drafts))
         self.verify_cost.learn(len(rows), length + 1, context, verify_seconds)
         if not length:
             self._fade(rows)
             return
         self.draft_cost.learn(len(rows), length, context, draft_seconds)
         self._idle_since = time.perf_counter()
-        for row, proposed, agreed in zip(rows, drafted, accepted, strict=True):
-            trials = min(agreed + 1, proposed)
+        for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
+            trials = min(agreed + 1, len(draft))
             own = self._rows.setdefault(row.id, Acceptance(ROW_MEMORY))
             own.learn(agreed, trials)
-            for depth in range(trials):
+            # Guesses after a part of the text speak for their own row alone.
+            for depth in range(trials if draft.informed else 0):
                 self._average(depth).learn(int(depth < agreed), 1)
 
     def _fade(self, rows: Sequence[Row]) -> None:

@@ -116,7 +116,7 @@ class DraftModel(Drafter):
         log_q = self._log_q(logits, positions) if acceptance == "rejection" else {}
         for at, (i, token) in enumerate(zip(drafting, sampling.as_ids(tokens), strict=True)):
             seen = (log_q[at],) if at in log_q else ()
-            drafts[i] = Draft((*drafts[i].tokens, token), drafts[i].log_q + seen)
+            drafts[i] = Draft((*drafts[i].tokens, token), drafts[i].log_q + seen, informed=self.starts[i] == 0)
 
     def _log_q(self, logits: mx.array, positions: Sequence[Position]) -> dict[int, mx.array]:
         """The distributions that the sampled rows drew from; greedy rows draw from none."""

@@ -14,17 +14,19 @@ from parallm_openai.engine.row import Row
 @dataclass(frozen=True, slots=True)
 class Draft:
     """Guessed tokens. `log_q` holds the distribution each was drawn from, `[vocab]` logarithms,
-    where acceptance needs it; a guess without one stands for certainty.
+    where acceptance needs it; a guess without one stands for certainty. `informed` is false
+    where the drafter had not read all of the row's text.
     """
 
     tokens: tuple[int, ...] = ()
     log_q: tuple[mx.array, ...] = ()
+    informed: bool = True
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def cut(self, length: int) -> Draft:
-        return Draft(self.tokens[:length], self.log_q[:length])
+        return Draft(self.tokens[:length], self.log_q[:length], self.informed)
 
 
 NO_DRAFT = Draft()

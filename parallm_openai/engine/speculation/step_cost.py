@@ -9,6 +9,7 @@ import numpy as np
 # Weight of a new measurement; the first of a shape is replaced, since kernels compile on it.
 SMOOTHING = 0.2
 OUTLIER = 2.0
+NEARBY = 1.5
 
 
 @dataclass(slots=True)
@@ -41,15 +42,20 @@ class StepCost:
             cell.learn(seconds)
         self._fit = None
 
-    def known(self, rows: int, width: int, context: int) -> bool:
-        """Whether this shape was measured often enough to be trusted."""
-        cell = self._table.get((rows, width, _bucket(context)))
-        return cell is not None and cell.count >= 2
+    def known(self, rows: int, width: int) -> bool:
+        """Whether this width was measured with about as many rows: what is between is filled in by the fit.
+
+        Rows that come and go would otherwise have every number of them measured anew.
+        """
+        return any(
+            cell.count >= 2 and w == width and r <= NEARBY * rows and rows <= NEARBY * r
+            for (r, w, _), cell in self._table.items()
+        )
 
     def estimate(self, rows: int, width: int, context: int) -> float:
         """Seconds that a forward of `[rows, width]` after `context` tokens should take; 0 if nothing is known."""
         cell = self._table.get((rows, width, _bucket(context)))
-        if cell is not None:
+        if cell is not None and cell.count >= 2:
             return cell.seconds
         if not self._table:
             return 0.0
