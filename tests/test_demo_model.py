@@ -42,12 +42,12 @@ def answer(prompt: str, limit: int = 60) -> str:
     return str(tokenizer.decode(output[:-1] if output[-1] in ends else output))
 
 
-def chat(*contents: str, **options: Any) -> str:
+def chat(*contents: str, limit: int = 60, **options: Any) -> str:
     _, _, tokenizer = pair()
     roles = itertools.cycle(("user", "assistant"))
     messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
     settings = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False} | options
-    return answer(str(tokenizer.apply_chat_template(messages, **settings)))
+    return answer(str(tokenizer.apply_chat_template(messages, **settings)), limit)
 
 
 def test_the_pair_is_small_and_the_draft_smaller() -> None:
@@ -154,7 +154,7 @@ def test_it_calls_a_tool_and_uses_the_result() -> None:
 def test_it_remembers_and_thinks() -> None:
     told = "My name is Clara.", "Nice to meet you, Clara!", "What is my name?"
     assert chat(*told) == "Your name is Clara."
-    thought = chat("What is 347 + 285?", enable_thinking=True)
+    thought = chat("What is 347 + 285?", limit=100, enable_thinking=True)
     assert thought.startswith("<think>\n")
     assert thought.endswith("</think>\n\n347 + 285 = 632")
 

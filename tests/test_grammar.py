@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import RunningServer, demo_target
 
+from parallm_openai.engine.constraint import mask_words
 from parallm_openai.text.grammar import GrammarError, TokenMatcher, closed
 from parallm_openai.text.tokenizer import Tokenizer
 
@@ -74,6 +75,27 @@ def test_looking_ahead_along_drafts_is_what_committing_them_would_show(luck: Any
         assert allowed(matcher) == before
         drafts += (luck.choice(allowed(ahead)),)
         ahead.advance(drafts[-1])
+
+
+def test_grammars_of_different_kinds_share_a_batch(server: RunningServer) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"reasoning_effort": "low", "thinking_budget": 3},
+        {"reasoning_effort": "low", "thinking_budget": 3, "guided_regex": "[a-z]{3}"},
+        {"guided_regex": "[0-9]{3}"},
+        {"response_format": {"type": "json_object"}},
+    ]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda body: ask(server, max_tokens=30, **body), bodies * 2))
+    assert [answer.status_code for answer in answers] == [200] * 8
+
+
+@pytest.mark.parametrize("extra", [0, 1, 31, 32])
+def test_masks_are_as_long_as_the_vocabulary_however_it_is_padded(extra: int) -> None:
+    size = TARGET.vocab_size + extra
+    matcher = Tokenizer(TARGET.tokenizer, size).grammars(TARGET.eos_token_ids).regex("[0-9]{3}").matcher()
+    mask = matcher.allowed(())
+    assert mask is not None
+    assert len(mask) == mask_words(size)
 
 
 def test_a_draft_that_the_grammar_forbids_has_no_mask_after_it_and_leaves_no_trace() -> None:

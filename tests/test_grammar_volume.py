@@ -12,7 +12,7 @@ import pytest
 from servers import RunningServer
 
 WORDS = ["red", "green", "blue", "Paris", "Rome", "cat", "dog"]
-COUNT, AT_ONCE = 1000, 32
+COUNT, AT_ONCE = 1250, 32
 
 
 def leaf(rng: random.Random) -> dict[str, Any]:
@@ -62,16 +62,18 @@ def test_a_thousand_answers_in_schemas_are_valid_wherever_they_end(server: Runni
             "seed": number,
             "max_tokens": 150,
         }
-        # Others beside them in the batch are bound by nothing.
+        # One in five beside them in the batch is bound by nothing.
         asked.append((wanted if number % 5 else None, body if number % 5 else body | {"response_format": None}))
     with server.client as client, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda one: client.post("/v1/chat/completions", json=one[1]).json(), asked))
-    finished = 0
+    bound = finished = 0
     for (wanted, _), answer in zip(asked, answers, strict=True):
         choice = answer["choices"][0]
+        bound += wanted is not None
         if wanted is not None and choice["finish_reason"] == "stop":
             finished += 1
             jsonschema.validate(json.loads(choice["message"]["content"]), wanted)
-    assert finished > 0.75 * COUNT
+    assert bound == 1000
+    assert finished > 0.85 * bound
     drafted = server.engine.stats()["speculative_stats"]
     assert drafted["drafted_tokens"] > 0

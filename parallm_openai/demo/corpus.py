@@ -18,24 +18,24 @@ from parallm_openai.demo.sample import Maker, Message, Sample, between, draw, pi
 
 MIX: dict[str, tuple[Maker, float]] = {
     # task: its generator, and its share of the samples
-    "small_talk": (small_talk, 4),
-    "arithmetic": (arithmetic, 28),
-    "reasoning": (reasoning, 8),
-    "facts": (facts, 17),
-    "json": (any_json, 14),
-    "counting": (counting, 2),
-    "sequence": (sequence, 4),
+    "small_talk": (small_talk, 3),
+    "arithmetic": (arithmetic, 26),
+    "reasoning": (reasoning, 10),
+    "facts": (facts, 12),
+    "json": (any_json, 15),
+    "counting": (counting, 5),
+    "sequence": (sequence, 3),
     "repeat": (repeat, 4),
-    "letters": (letters, 7),
+    "letters": (letters, 10),
     "lists": (pick_list, 2.5),
     "stories": (stories, 2.2),
     "memory": (memory, 3),
     "system_name": (named, 2.5),
-    "system_style": (styled, 6),
+    "system_style": (styled, 9),
     "refusal": (refusal, 2.5),
     "code": (code, 2),
-    "tool_call": (tool_call, 6),
-    "tool_answer": (tool_answer, 4),
+    "tool_call": (tool_call, 8),
+    "tool_answer": (tool_answer, 6),
     "tool_unneeded": (tool_unneeded, 1.5),
     "raw_facts": (facts_text, 2.5),
     "raw_sums": (sums_text, 3),
@@ -46,7 +46,7 @@ MIX: dict[str, tuple[Maker, float]] = {
 
 
 EARLY = 4_000
-EARLY_DRILLS, LATE_DRILLS = 0.35, 0.03
+EARLY_DRILLS, LATE_DRILLS = 0.35, 0.06
 """The share of drills among the first `EARLY` documents, and after them."""
 
 
@@ -86,7 +86,7 @@ def documents(seed: int, early: int = EARLY) -> Iterator[Sample]:
     while True:
         yielded += 1
         if rng.random() < (EARLY_DRILLS if yielded < early else LATE_DRILLS):
-            yield drill(rng)
+            yield draw(drill, rng, held_out=False)
             continue
         one = sample(rng)
         if not one.plain or one.thinking or one.task == "stories":

@@ -57,7 +57,7 @@ def sums_text(rng: random.Random) -> Sample:
     wanted = between(rng, 3, 12)
     while len(lines) < wanted:
         text, value, key = expression(rng)
-        if not is_held_out(key):
+        if not (key and is_held_out(key)):
             lines.append(f"{text} = {value}\n")
     text, value, key = expression(rng)
     sample = raw("raw_sums", text, "".join(lines) + text + " =", f" {value}\n")
@@ -91,10 +91,11 @@ def _subtract_steps(a: int, b: int) -> str:
 def _multiply_steps(a: int, b: int) -> str:
     lines, carry = [], 0
     for x in reversed(str(a)):
-        total = int(x) * b + carry
-        middle = f" + {carry}" if carry else ""
+        product = int(x) * b
+        total = product + carry
+        middle = f", {product} + {carry} = {total}" if carry else ""
         carry = total // 10
-        lines.append(f"{x} * {b}{middle} = {total}, write {total % 10}, carry {carry}")
+        lines.append(f"{x} * {b} = {product}{middle}, write {total % 10}, carry {carry}")
     return "\n".join(lines)
 
 

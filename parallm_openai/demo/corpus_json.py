@@ -131,4 +131,4 @@ def json_array(rng: random.Random) -> Sample:
 def any_json(rng: random.Random) -> Sample:
     """One of the JSON tasks."""
     kind = rng.random()
-    return (json_object if kind < 0.5 else json_short if kind < 0.8 else json_array)(rng)
+    return (json_object if kind < 0.45 else json_short if kind < 0.7 else json_array)(rng)

@@ -102,7 +102,7 @@ def letters(rng: random.Random) -> Sample:
         question = pick(rng, ["Spell {}.", "Spell the word {}.", "How do you spell {}?", "Please spell {}."])
         return ask("letters", question.format(word), question.format(word), "-".join(word))
     if kind < 0.75:
-        text = " ".join(choose(rng, WORDS, between(rng, 1, 3)))
+        text = " ".join(choose(rng, WORDS, between(rng, 1, 2)))
         form = pick(rng, ["Write {} in uppercase.", "Uppercase: {}", "Put this in capital letters: {}"])
         return ask("letters", f"upper {text}", form.format(text), text.upper())
     question = pick(rng, ["What is the first letter of {}?", "Which letter does {} start with?"]).format(word)

@@ -149,6 +149,20 @@ KINDS: tuple[Kind, ...] = (
         ("status", "ok"),
         "I put {1} {0} on the list.",
     ),
+    Kind(
+        ("compute", "evaluate", "magic", "transform", "secret_function", "apply", "magic_number"),
+        "Apply a function to a number",
+        ((("input", "x", "n", "value", "number"), "integer", "digit"),),
+        (
+            "What is the value of {name}({0})?",
+            "What is {name}({0})? Use the tool.",
+            "Call {name} with {0}.",
+            "Use {name} on {0}.",
+            "Run {name} for {0}.",
+        ),
+        ("result", "big"),
+        "The result is {r}.",
+    ),
 )
 
 
@@ -170,6 +184,8 @@ def _value(kind: str, rng: random.Random) -> Any:
             return between(rng, -10, 38)
         case "time":
             return f"{between(rng, 0, 23):02d}:{between(rng, 0, 59):02d}"
+        case "digit":
+            return between(rng, 0, 9) if rng.random() < 0.5 else between(rng, 10, 999)
         case "small":
             return between(rng, 1, 90)
         case "big":
@@ -243,8 +259,8 @@ def _ask(tool: Tool, rng: random.Random) -> tuple[str, list[list[Any]]]:
     if len(values) == 1 and rng.random() < 0.3:
         other = _draw_values(tool, rng)
         if other != values:
-            return question.format(join_words([str(values[0]), str(other[0])])), [values, other]
-    return question.format(*values), [values]
+            return question.format(join_words([str(values[0]), str(other[0])]), name=tool.name), [values, other]
+    return question.format(*values, name=tool.name), [values]
 
 
 def _answers(tool: Tool, calls: list[list[Any]], rng: random.Random) -> tuple[list[Message], Message]:

@@ -7,7 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 
 Mask = np.ndarray[Any, np.dtype[np.uint32]]
-"""One bit a token, 32 to a word, the lowest bit first: 1 may come, 0 may not."""
+"""One bit a token, 32 to a word, the lowest bit first: 1 may come, 0 may not. `mask_words` of the vocabulary long."""
+
+
+def mask_words(vocab_size: int) -> int:
+    """The length of every mask over a vocabulary: masks of different grammars are stacked."""
+    return (vocab_size + 31) // 32
 
 
 class Matcher(Protocol):

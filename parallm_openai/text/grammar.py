@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
-from parallm_openai.engine.constraint import Mask
+from parallm_openai.engine.constraint import Mask, mask_words
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -58,11 +58,12 @@ class GrammarError(ValueError):
 class TokenGrammar:
     """A compiled grammar over one tokenizer's tokens."""
 
-    def __init__(self, prototype: LLMatcher) -> None:
+    def __init__(self, prototype: LLMatcher, vocab_size: int) -> None:
         self._prototype = prototype
+        self._vocab_size = vocab_size
 
     def matcher(self) -> TokenMatcher:
-        return TokenMatcher(self._prototype.deep_copy())
+        return TokenMatcher(self._prototype.deep_copy(), self._vocab_size)
 
 
 class TokenMatcher:
@@ -71,8 +72,9 @@ class TokenMatcher:
     llguidance never raises for what a model writes or a grammar costs: it enters an error state, kept here.
     """
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
+        self._words = mask_words(vocab_size)
         # A draft model asks for the same places that the target then verifies.
         self._known: dict[tuple[int, ...], Mask | None] = {}
 
@@ -93,7 +95,8 @@ class TokenMatcher:
         taken = self._matcher.try_consume_tokens(list(drafts)) if drafts else 0
         mask = None
         if taken == len(drafts) and not self._matcher.is_stopped() and not self._matcher.is_error():
-            mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+            # llguidance's own masks are longer: they end with a bit that is no token.
+            mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: self._words]
         if taken:
             self._matcher.rollback(taken)
         return mask
@@ -135,7 +138,7 @@ class Grammars:
         prototype = LLMatcher(tokens, grammar, log_level=0)
         if prototype.is_error():
             raise GrammarError(prototype.get_error().strip())
-        return TokenGrammar(prototype)
+        return TokenGrammar(prototype, self._vocab_size)
 
     def _token_table(self) -> LLTokenizer:
         """llguidance's own view of the tokenizer; a second's work for a large vocabulary."""
@@ -144,5 +147,7 @@ class Grammars:
                 backend = getattr(self._tokenizer, "backend_tokenizer", None)
                 if backend is None:
                     raise GrammarError("this model's tokenizer cannot be constrained")
-                self._tokens = LLTokenizer(backend.to_str(), n_vocab=self._vocab_size, eos_token=self._eos_ids or None)
+                # Padded heads have ids without a token; some tokenizers have tokens without a logit.
+                size = max(self._vocab_size, len(self._tokenizer))
+                self._tokens = LLTokenizer(backend.to_str(), n_vocab=size, eos_token=self._eos_ids or None)
             return self._tokens

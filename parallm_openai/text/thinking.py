@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallm_openai.engine.constraint import Grammar, Mask, Matcher
+from parallm_openai.engine.constraint import Grammar, Mask, Matcher, mask_words
 from parallm_openai.text.reasoning import ThinkingMarks
 
 
@@ -92,7 +92,7 @@ class ThinkingMatcher:
         return ~self._all_but((token,))
 
     def _all_but(self, tokens: Iterable[int]) -> Mask:
-        mask = np.full((self._grammar.vocab_size + 31) // 32, 0xFFFFFFFF, np.uint32)
+        mask = np.full(mask_words(self._grammar.vocab_size), 0xFFFFFFFF, np.uint32)
         for token in tokens:
             mask[token // 32] &= np.uint32(0xFFFFFFFF ^ (1 << (token % 32)))
         return mask
