@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from servers import RunningServer, running_server
 
 from parallm_openai.api.settings import ServerSettings
+from parallm_openai.api.streaming import within
 
 STORY: dict[str, Any] = {"model": "parallm-demo", "prompt": "Once upon a time", "ignore_eos": True}
 
@@ -131,6 +132,24 @@ def test_a_request_that_takes_too_long_is_ended(start_server: Callable[..., Runn
         lines = client.post("/v1/completions", json=STORY | {"max_tokens": 8000, "stream": True}).text.splitlines()
     assert json.loads([line for line in lines if line][-1].removeprefix("data: "))["error"]["code"] == "timeout"
     server.wait_until_idle()
+
+
+async def test_time_runs_out_for_a_stream_that_has_nothing_to_say_too() -> None:
+    ended = False
+
+    async def silent() -> AsyncIterator[int]:
+        nonlocal ended
+        yield 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    timed = within(silent(), 0.05)
+    assert await anext(timed) == 1
+    with pytest.raises(TimeoutError):
+        await anext(timed)
+    assert ended
 
 
 def test_stopping_the_server_lets_streams_finish() -> None:

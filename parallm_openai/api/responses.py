@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from parallm_openai.api.response_writer import ResponseEvent, ResponseWriter
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.responses import ResponsesRequest
 from parallm_openai.api.server import Server, server_of
-from parallm_openai.api.streaming import STREAMED, frame, merged, sse, unless_gone
+from parallm_openai.api.streaming import STREAMED, frame, merged, sse, unless_gone, within
 from parallm_openai.text.generation import Generation, GenerationError
 
 router = APIRouter(tags=["OpenAI"])
@@ -96,15 +95,12 @@ class _Exchange:
         return self.writer.body
 
     async def frames(self) -> AsyncIterator[dict[str, str]]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.server.settings.request_timeout
         try:
-            async for event in self._events():
+            async for event in within(self._events(), self.server.settings.request_timeout):
                 yield _frame(event)
-                if loop.time() > deadline:
-                    for last in self.writer.fail("The request took longer than this server's limit."):
-                        yield _frame(last)
-                    return
+        except TimeoutError:
+            for last in self.writer.fail("The request took longer than this server's limit."):
+                yield _frame(last)
         except GenerationError as error:
             for last in self.writer.fail(f"Generation failed: {error}"):
                 yield _frame(last)

@@ -89,17 +89,27 @@ def sse(frames: AsyncIterator[dict[str, str]], settings: ServerSettings) -> Even
     )
 
 
+async def within(items: AsyncIterator[T], timeout: float) -> AsyncIterator[T]:
+    """The same items for `timeout` seconds at most, also where none comes; then raises TimeoutError."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                item = await anext(items)
+        except StopAsyncIteration:
+            return
+        yield item
+
+
 async def _guarded(
     frames: AsyncIterator[dict[str, str]], generations: Sequence[Generation], timeout: float
 ) -> AsyncIterator[dict[str, str]]:
-    deadline = asyncio.get_running_loop().time() + timeout
     try:
-        async for item in frames:
+        async for item in within(frames, timeout):
             yield item
-            if asyncio.get_running_loop().time() > deadline:
-                yield frame(errors.timed_out(timeout).body)
-                return
         yield {"data": DONE}
+    except TimeoutError:
+        yield frame(errors.timed_out(timeout).body)
     except GenerationError as error:
         # The headers are out: the SDK reads an error from a data frame, never from an `event: error`.
         yield frame(errors.internal(f"Generation failed: {error}").body)
