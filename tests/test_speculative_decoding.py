@@ -18,6 +18,7 @@ from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
+from parallm_openai.models.kernels import vector_width
 
 
 def draft_model(noise: float) -> DraftModel:
@@ -122,6 +123,24 @@ def test_counts_of_drafted_and_accepted_tokens_come_with_the_outputs() -> None:
     request = greedy([1, 2, 3], 30)
     run = run_all(tiny.core(lambda: draft_model(0.0), draft_length=4), [request])
     assert 20 <= run.accepted(request) <= run.drafted(request)
+
+
+@pytest.mark.parametrize(("length", "most"), [("auto", 3), (6, 6)])
+def test_drafts_stay_within_what_one_forward_reads_cheaply_unless_their_length_is_fixed(
+    length: int | str, most: int
+) -> None:
+    request = greedy([3, 1, 4], 60)
+    engine = tiny.core(DRAFTERS["perfect draft"], draft_length=length, fast_width=4)
+    run = run_all(engine, [request])
+    assert max(output.drafted for output in run.outputs[request.id]) == most
+    assert run.tokens[request.id] == reference(request)
+
+
+@pytest.mark.parametrize(
+    ("heads", "shared", "width"), [(8, 8, 8), (32, 8, 8), (28, 4, 4), (14, 2, 4), (32, 2, 2), (64, 2, None)]
+)
+def test_metals_attention_kernel_for_few_queries_bounds_the_width(heads: int, shared: int, width: int | None) -> None:
+    assert vector_width({"num_attention_heads": heads, "num_key_value_heads": shared}) == width
 
 
 def test_use_speculative_false_keeps_one_row_plain_among_others() -> None:

@@ -107,6 +107,7 @@ def core(
     eos: Sequence[int] = (),
     target: nn.Module | None = None,
     waste_limit: int = 10**9,
+    fast_width: int | None = None,
     **settings: object,
 ) -> EngineCore:
     lanes = [Lane(ModelRunner(target or model(), ragged=ragged), make_drafter()) for _ in range(2)]
@@ -116,6 +117,7 @@ def core(
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
         waste_limit=waste_limit,
+        fast_width=fast_width,
     )
 
 

@@ -26,7 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class EngineCore:
-    """The batch and the step that moves it on. Not thread-safe: its worker thread alone calls it."""
+    """The batch and the step that moves it on. Not thread-safe: its worker thread alone calls it.
+
+    `fast_width` is the most tokens a row that one forward reads cheaply, where kernels have such a bound:
+    longer drafts are then made only where their length is fixed.
+    """
 
     def __init__(
         self,
@@ -36,11 +40,13 @@ class EngineCore:
         context_length: int,
         eos_ids: frozenset[int],
         waste_limit: int,
+        fast_width: int | None = None,
     ) -> None:
         self.scheduler = Scheduler(lanes, waste_limit)
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
+        self.fast_width = fast_width
         self.stats = EngineStats()
         self._outputs: list[Output] = []
 
@@ -144,7 +150,7 @@ class EngineCore:
             return True
         together = len(lane.prefilling) + len(lane.running)
         context = max(len(row.tokens) for row in (*lane.prefilling, *lane.running))
-        return lane.draft_length.hopeful(together, context, self.config.max_draft_tokens)
+        return lane.draft_length.hopeful(together, context, self._longest_draft)
 
     def _score_prompt(self, row: Row, logits: mx.array, start: int) -> list[TokenLogprob]:
         following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
@@ -194,11 +200,17 @@ class EngineCore:
         chosen = lane.draft_length.choose(rows, limits, context, fixed)
         return lane.drafter.propose(rows, lengths, chosen, acceptance)
 
+    @property
+    def _longest_draft(self) -> int:
+        if self.fast_width is None or self.config.draft_length != "auto":
+            return self.config.max_draft_tokens
+        return min(self.config.max_draft_tokens, self.fast_width - 1)
+
     def _draft_limit(self, row: Row) -> int:
         """How many tokens to draft for a row: the last one that it may still generate needs no draft."""
         if not self._wants_drafts(row):
             return 0
-        return min(self.config.max_draft_tokens, row.remaining - 1)
+        return min(self._longest_draft, row.remaining - 1)
 
     def _wants_drafts(self, row: Row) -> bool:
         if not self.can_draft:

@@ -1,0 +1,30 @@
+"""What MLX's kernels are fast at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+# MLX's `scaled_dot_product_attention.cpp` for Metal: the kernel for few queries takes up to 8 tokens
+# a row, and up to 32 of tokens times query heads per key-value head.
+VECTOR_TOKENS, VECTOR_QUERIES = 8, 32
+
+
+def fast_width(config: dict[str, Any]) -> int | None:
+    """The most tokens a row that a forward may read at the cost of few; None where width has no such step.
+
+    `config` is a model's config.json.
+    """
+    return vector_width(config.get("text_config") or config) if mx.metal.is_available() else None
+
+
+def vector_width(config: dict[str, Any]) -> int | None:
+    """`fast_width` of Metal's attention kernel for few queries."""
+    heads = config.get("num_attention_heads")
+    shared = config.get("num_key_value_heads") or heads
+    if not isinstance(heads, int) or not isinstance(shared, int) or shared < 1:
+        return None
+    width = min(VECTOR_TOKENS, VECTOR_QUERIES // -(-heads // shared))
+    # Where not even two tokens fit, every draft is verified by another kernel, and its cost must be measured.
+    return width if width > 1 else None
