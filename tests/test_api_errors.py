@@ -106,6 +106,10 @@ def test_a_prompt_that_does_not_fit_says_by_how_much(server: RunningServer) -> N
 
 def test_malformed_bodies_and_unknown_paths_have_the_same_shape(server: RunningServer) -> None:
     with server.client as client:
+        as_a_form = client.post(
+            "/v1/completions", content=b"{}", headers={"content-type": "application/x-www-form-urlencoded"}
+        )
+        assert "Content-Type: application/json" in check(as_a_form, 400, None, "invalid_content_type")
         check(client.post("/v1/completions", content=b"{", headers={"content-type": "application/json"}), 400, None)
         check(client.get("/v1/nothing"), 404, None)
         check(client.get("/v1/completions"), 405, None)

@@ -123,7 +123,8 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
         name = param or "body"
         return ApiError(400, f"Missing required parameter: '{name}'.", param=param, code="missing_required_parameter")
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    return invalid(f"Invalid value for '{param or 'body'}': {error['msg']}.", param, code)
+    reason = error["msg"].removeprefix("Value error, ")
+    return invalid(f"Invalid value for '{param or 'body'}': {reason}.", param, code)
 
 
 def path(location: Sequence[str | int]) -> str | None:
@@ -146,6 +147,10 @@ def install(app: FastAPI) -> None:
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        if isinstance(error.body, bytes):
+            # Only a body that does not call itself JSON is still bytes: `curl -d` without a header, for one.
+            message = "The body must be JSON, sent with the header 'Content-Type: application/json'."
+            return invalid(message, code="invalid_content_type").response()
         return from_validation(error.errors()).response()
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
