@@ -14,7 +14,6 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 json_by_instruction = pytest.mark.xfail(reason="asks for the keys of a joke in words, and for nothing but an object")
-a_joke_to_call = pytest.mark.xfail(reason="the bundled model ends in an endless joke before its token limit")
 chinese = pytest.mark.xfail(reason="the bundled model has never seen Chinese")
 
 
@@ -50,14 +49,6 @@ class TestChatOpenAI(ChatModelIntegrationTests):
     @json_by_instruction
     def test_json_mode(self, model: BaseChatModel) -> None:
         super().test_json_mode(model)
-
-    @a_joke_to_call
-    def test_structured_output_pydantic_2_v1(self, model: BaseChatModel) -> None:
-        super().test_structured_output_pydantic_2_v1(model)
-
-    @a_joke_to_call
-    def test_structured_output_optional_param(self, model: BaseChatModel) -> None:
-        super().test_structured_output_optional_param(model)
 
     @chinese
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:

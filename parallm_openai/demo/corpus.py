@@ -9,6 +9,7 @@ from parallm_openai.demo.corpus_arithmetic import arithmetic, reasoning, sums_te
 from parallm_openai.demo.corpus_code import code, code_text
 from parallm_openai.demo.corpus_drills import drill
 from parallm_openai.demo.corpus_facts import facts, facts_text, styled
+from parallm_openai.demo.corpus_jokes import jokes
 from parallm_openai.demo.corpus_json import any_json
 from parallm_openai.demo.corpus_lists import counting, counting_text, letters, pick_list, repeat, sequence
 from parallm_openai.demo.corpus_stories import stories, story_text
@@ -23,12 +24,13 @@ MIX: dict[str, tuple[Maker, float]] = {
     "reasoning": (reasoning, 10),
     "facts": (facts, 12),
     "json": (any_json, 15),
-    "counting": (counting, 5),
+    "counting": (counting, 8),
     "sequence": (sequence, 3),
     "repeat": (repeat, 4),
     "letters": (letters, 10),
     "lists": (pick_list, 2.5),
     "stories": (stories, 2.2),
+    "jokes": (jokes, 4),
     "memory": (memory, 3),
     "system_name": (named, 2.5),
     "system_style": (styled, 9),

@@ -42,7 +42,7 @@ def counting(rng: random.Random) -> Sample:
     """Count up or down over at most twenty numbers."""
     a = between(rng, 0, 80)
     b = a + between(rng, 2, 19)
-    if rng.random() < 0.25:
+    if rng.random() < 0.45:
         a, b = b, a
     step = 1 if b > a else -1
     numbers = ", ".join(str(n) for n in range(a, b + step, step))

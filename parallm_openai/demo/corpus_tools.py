@@ -19,7 +19,7 @@ from parallm_openai.demo.sample import (
     pick,
     user,
 )
-from parallm_openai.demo.words import FRUITS, THINGS, WORDS, city, made_up, person
+from parallm_openai.demo.words import FRUITS, PLACES_OF_SEVERAL_WORDS, THINGS, WORDS, city, made_up, person
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ KINDS: tuple[Kind, ...] = (
 def _value(kind: str, rng: random.Random) -> Any:
     match kind:
         case "city":
-            return city(rng)
+            return pick(rng, PLACES_OF_SEVERAL_WORDS) if rng.random() < 0.25 else city(rng)
         case "person":
             return person(rng)
         case "thing":

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -35,33 +36,48 @@ def _tokenizer() -> Tokenizer:
     return train_tokenizer("".join(text for text, _ in spans(one)) for one in sample)
 
 
-def train_target(
-    folder: Path, minutes: float, group: mx.distributed.Group, resume: bool, rate: float, seed: int
-) -> dict[str, float]:
-    """Tokenizer and target from the corpus; `rate` scales the learning rates; another `seed` is other text."""
-    if resume:
+@dataclass(frozen=True)
+class Run:
+    """How this run differs from the plan: `rate` scales the learning rates, another `seed` is other text."""
+
+    minutes: float
+    resume: bool = False
+    rate: float = 1.0
+    seed: int = 0
+
+    def of(self, plan: Plan) -> Plan:
+        return replace(plan, minutes=self.minutes, matrix_rate=plan.matrix_rate * self.rate, rate=plan.rate * self.rate)
+
+
+def train_target(folder: Path, run: Run, group: mx.distributed.Group) -> dict[str, float]:
+    """Tokenizer and target from the corpus."""
+    if run.resume:
         tokenizer, model = Tokenizer.from_file(str(folder / "tokenizer.json")), load_weights(TARGET, folder)
     else:
         mx.random.seed(SEEDS["weights"])
         tokenizer, model = _tokenizer(), build(TARGET)
         plant(model)
     print(f"target: {parameter_count(model)} parameters", flush=True)
-    plan = Plan(TARGET_PLAN.steps, minutes, TARGET_PLAN.matrix_rate * rate, TARGET_PLAN.rate * rate)
-    early = {"early": 0} if resume else {}
-    stream = together(batches(tokenizer, SEEDS["target"] + seed, BATCH, **early), group.size())
+    early = {"early": 0} if run.resume else {}
+    stream = together(batches(tokenizer, SEEDS["target"] + run.seed, BATCH, **early), group.size())
+    plan = run.of(TARGET_PLAN)
     return learn(model, next_token_loss, stream, plan, group, lambda: save(model, TARGET, tokenizer, folder))
 
 
-def train_draft(target: Path, folder: Path, minutes: float, group: mx.distributed.Group) -> dict[str, float]:
+def train_draft(target: Path, folder: Path, run: Run, group: mx.distributed.Group) -> dict[str, float]:
     """The draft from the finished target's distribution."""
     tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
     teacher = load_weights(TARGET, target)
-    mx.random.seed(SEEDS["weights"])
-    model = build(DRAFT)
-    plant(model)
+    if run.resume:
+        model = load_weights(DRAFT, folder)
+    else:
+        mx.random.seed(SEEDS["weights"])
+        model = build(DRAFT)
+        plant(model)
     print(f"draft: {parameter_count(model)} parameters", flush=True)
-    plan = Plan(DRAFT_PLAN.steps, minutes, DRAFT_PLAN.matrix_rate, DRAFT_PLAN.rate)
-    stream = together(batches(tokenizer, SEEDS["draft"], BATCH), group.size())
+    early = {"early": 0} if run.resume else {}
+    stream = together(batches(tokenizer, SEEDS["draft"] + run.seed, BATCH, **early), group.size())
+    plan = run.of(DRAFT_PLAN)
     return learn(model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder))
 
 
@@ -92,23 +108,23 @@ def main() -> None:
     parser.add_argument("--target-minutes", type=float, default=TARGET_PLAN.minutes)
     parser.add_argument("--draft-minutes", type=float, default=DRAFT_PLAN.minutes)
     parser.add_argument("--only", choices=("target", "draft"), help="train only one of the two")
-    parser.add_argument("--resume", action="store_true", help="start from the target that is there")
-    parser.add_argument("--rate", type=float, default=1.0, help="scale of the target's learning rates")
+    parser.add_argument("--resume", action="store_true", help="start from the models that are there")
+    parser.add_argument("--rate", type=float, default=1.0, help="scale of the learning rates")
     parser.add_argument("--seed", type=int, default=0, help="give a resumed run text that it has not seen")
     parser.add_argument("--processes", type=int, default=2, help="processes that share the work")
     options = parser.parse_args()
     if options.processes > 1 and "MLX_RANK" not in os.environ:
         sys.exit(run_processes(options.processes))
     group = mx.distributed.init(backend="ring" if options.processes > 1 else "any")
-    runs: dict[str, dict[str, float]] = {}
+    done: dict[str, dict[str, float]] = {}
     if options.only != "draft":
-        runs["target"] = train_target(
-            options.target, options.target_minutes, group, options.resume, options.rate, options.seed
-        )
+        run = Run(options.target_minutes, options.resume, options.rate, options.seed)
+        done["target"] = train_target(options.target, run, group)
     if options.only != "target":
-        runs["draft"] = train_draft(options.target, options.draft, options.draft_minutes, group)
+        run = Run(options.draft_minutes, options.resume, options.rate, options.seed)
+        done["draft"] = train_draft(options.target, options.draft, run, group)
     if group.rank() == 0:
-        print(json.dumps(runs, indent=2))
+        print(json.dumps(done, indent=2))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,24 @@ CITIES = (
     "Denver Austin Seattle Sydney Melbourne Auckland Zürich Geneva Munich Hamburg Milan Naples Porto Kyoto "
     "Osaka Mumbai Lagos Accra Quito Havana Dallas Miami Bergen Malmö Krakow Riga Tallinn Vilnius Sofia"
 ).split()
+PLACES_OF_SEVERAL_WORDS = (
+    "New York",
+    "New York, NY",
+    "San Francisco",
+    "San Francisco, CA",
+    "Los Angeles, CA",
+    "San Diego, CA",
+    "Boston, MA",
+    "Austin, TX",
+    "Chicago, Illinois",
+    "Paris, France",
+    "London, UK",
+    "Rio de Janeiro",
+    "Buenos Aires",
+    "Cape Town",
+    "Hong Kong",
+    "New Delhi",
+)
 ANIMALS = "fox cat dog rabbit bear owl mouse frog duck horse turtle wolf hedgehog squirrel lion goat".split()
 PLACES = "forest village mountain river garden castle harbor meadow island valley city farm".split()
 THINGS = (
