@@ -136,15 +136,24 @@ class EngineCore:
         rows, cache = lane.prefilling, lane.target.prefilling
         before = list(cache.lengths)
         logits = lane.target.prefill(rows, width)
-        if any(map(self._wants_drafts, rows)) and self._may_draft(lane):
-            lane.drafter.prefill(rows, width)
+        if any(map(self._wants_drafts, rows)):
+            self._read_for_drafts(lane, width)
         self.stats.prefilled(sum(cache.lengths) - sum(before))
         for index, row in enumerate(rows):
             if row.request.params.prompt_logprobs is not None and not row.generated:
                 read = cache.lengths[index] - before[index]
                 row.prompt_logprobs += self._score_prompt(row, logits[index, :read], before[index])
 
-    def _may_draft(self, lane: Lane) -> bool:
+    def _read_for_drafts(self, lane: Lane, width: int) -> None:
+        """The drafter reads along where that will pay, and now and then to see whether it would."""
+        if self._will_draft(lane):
+            lane.drafter.prefill(lane.prefilling, width)
+        elif lane.draft_length.may_look(lane.prefilling):
+            began = time.perf_counter()
+            lane.drafter.prefill(lane.prefilling, width)
+            lane.draft_length.looked(time.perf_counter() - began)
+
+    def _will_draft(self, lane: Lane) -> bool:
         """Whether the rows that prefill are likely to be drafted for once they decode."""
         if self.config.draft_length != "auto":
             return True

@@ -6,7 +6,6 @@ length, from each row's measured acceptance and the measured cost of each shape.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +24,15 @@ ROW_MEMORY = 24.0
 GLOBAL_MEMORY = 200.0
 FADING = 0.97
 FIRST_GUESS = 0.7
-# A longer or shorter draft must promise this much more to be chosen over the present length.
+# A longer or shorter draft must promise this much more to be chosen over the present length,
+# and any draft over none: what is even on paper loses by what the paper leaves out.
 HYSTERESIS = 0.03
-# The share of the time that may go into finding out whether drafting has become worth while.
-PROBE_SHARE = 0.03
+# The shares of the decoding time that may go into finding out whether drafting has become worth while:
+# into drafts, and into having the drafter read prompts, since only a row whose prompt it has read
+# shows what its guesses are worth.
+PROBE_SHARE = 0.015
+LOOK_SHARE = 0.01
 PROBE_LENGTH = 2
-# Where drafting does not pay, prompts are still read by the drafter for so many seconds in so many:
-# only a row whose prompt it has read shows what its guesses are worth.
-LOOK_SECONDS, LOOK_EVERY = 2.0, 60.0
 # A drafted token that is reached more rarely than this is not worth sampling.
 LEAST_CHANCE = 0.05
 
@@ -67,8 +67,12 @@ class DraftLength:
         self.probes = 0
         self._rows: dict[int, Acceptance] = {}
         self._current = 0
-        self._idle_since = time.perf_counter()
-        self._looked_at = time.perf_counter()
+        self._wanted = False
+        # Seconds of decoding rows that might be drafted for: since the last draft, and since the last look.
+        self._since_draft = 0.0
+        self._since_look = 0.0
+        self._look_seconds = 0.0
+        self._looked_at: frozenset[int] = frozenset()
 
     def hopeful(self, rows: int, context: int, longest: int) -> bool:
         """Whether a drafter should read the prompt of a row that is to be one of `rows`: will it be drafted for?"""
@@ -76,25 +80,36 @@ class DraftLength:
             return True
         chances = list(accumulate((self._average(depth).mean for depth in range(longest)), mul))
         alike = [chances] * rows
-        plain = rows / self._seconds(rows, 0, context)
-        best = max(
-            (
-                _expected_tokens(alike, length) / self._seconds(rows, length, context)
-                for length in range(1, longest + 1)
-            ),
-            default=0.0,
+        plain, *drafted = (
+            _expected_tokens(alike, length) / seconds
+            for length, seconds in enumerate(self._seconds(rows, longest, context))
         )
-        return best > plain * (1 + HYSTERESIS) or self._looking()
+        best = max(drafted, default=0.0)
+        return best > plain * (1 + HYSTERESIS)
 
-    def _looking(self) -> bool:
-        now = time.perf_counter()
-        if now - self._looked_at > LOOK_EVERY:
-            self._looked_at = now
-        return now - self._looked_at < LOOK_SECONDS
+    def may_look(self, rows: Sequence[Row]) -> bool:
+        """Whether a drafter should read these prompts all the same, to see what its guesses are worth.
+
+        One look is the prompts that are read together, to their end; the next comes when decoding has
+        taken long enough to pay for it.
+        """
+        ids = frozenset(row.id for row in rows)
+        if ids & self._looked_at:
+            return True
+        if self._look_seconds > LOOK_SHARE * self._since_look:
+            return False
+        self._look_seconds = self._since_look = 0.0
+        self._looked_at = ids
+        return True
+
+    def looked(self, seconds: float) -> None:
+        """A look has taken so long."""
+        self._look_seconds += seconds
 
     def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
+        self._wanted = longest > 0
         given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest)
         if given is not None or longest == 0:
             lengths = [min(given or 0, limit) for limit in limits]
@@ -108,9 +123,9 @@ class DraftLength:
 
     def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
         rows = len(chances)
-        rates = [
-            _expected_tokens(chances, length) / self._seconds(rows, length, context) for length in range(longest + 1)
-        ]
+        costs = self._seconds(rows, longest, context)
+        rates = [_expected_tokens(chances, length) / seconds for length, seconds in enumerate(costs)]
+        rates[0] *= 1 + HYSTERESIS
         best = max(range(longest + 1), key=rates.__getitem__)
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
@@ -133,16 +148,22 @@ class DraftLength:
         first = self._average(0)
         return length == 0 or first.shrunk(FIRST_GUESS) > LEAST_CHANCE
 
-    def _seconds(self, rows: int, length: int, context: int) -> float:
-        verify = self.verify_cost.estimate(rows, length + 1, context)
-        draft = self.draft_cost.estimate(rows, length, context) if length else 0.0
-        return max(verify + draft, 1e-9)
+    def _seconds(self, rows: int, longest: int, context: int) -> list[float]:
+        """What a step of each draft length costs, 0 to `longest`.
+
+        More tokens are never verified faster than fewer, whatever an old or lucky measurement says: with
+        nothing accepted, no draft may look cheaper than none.
+        """
+        lengths = range(longest + 1)
+        verify = accumulate((self.verify_cost.estimate(rows, length + 1, context) for length in lengths), max)
+        draft = (self.draft_cost.estimate(rows, length, context) if length else 0.0 for length in lengths)
+        return [max(a + b, 1e-9) for a, b in zip(verify, draft, strict=True)]
 
     def _may_probe(self, rows: int, context: int) -> bool:
         """Whether enough time has passed since the last draft to pay for another look."""
-        plain = self._seconds(rows, 0, context)
-        extra = max(self._seconds(rows, PROBE_LENGTH, context) - plain, 0.1 * plain)
-        return extra < PROBE_SHARE * (time.perf_counter() - self._idle_since)
+        plain, *_, probe = self._seconds(rows, PROBE_LENGTH, context)
+        extra = max(probe - plain, 0.1 * plain)
+        return extra < PROBE_SHARE * self._since_draft
 
     def _chances(self, row: Row, limit: int) -> list[float]:
         """The probability that each of a row's drafted tokens, 1 to `limit`, is accepted."""
@@ -175,11 +196,13 @@ class DraftLength:
         """Take in one step: per row what was drafted and accepted, and how long it took."""
         length = max(map(len, drafts))
         self.verify_cost.learn(len(rows), length + 1, context, verify_seconds)
+        self._since_look += draft_seconds + verify_seconds if self._wanted else 0.0
         if not length:
+            self._since_draft += verify_seconds if self._wanted else 0.0
             self._fade(rows)
             return
         self.draft_cost.learn(len(rows), length, context, draft_seconds)
-        self._idle_since = time.perf_counter()
+        self._since_draft = 0.0
         for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
             trials = min(agreed + 1, len(draft))
             own = self._rows.setdefault(row.id, Acceptance(ROW_MEMORY))

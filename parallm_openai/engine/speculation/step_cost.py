@@ -10,6 +10,8 @@ import numpy as np
 SMOOTHING = 0.2
 OUTLIER = 2.0
 NEARBY = 1.5
+# The fit is made anew after so many measurements, and for every new shape.
+REFIT_EVERY = 32
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class StepCost:
     def __init__(self) -> None:
         self._table: dict[tuple[int, int, int], _Cell] = {}
         self._fit: np.ndarray | None = None
+        self._learnt = 0
 
     def learn(self, rows: int, width: int, context: int, seconds: float) -> None:
         key = (rows, width, _bucket(context))
@@ -40,7 +43,10 @@ class StepCost:
             self._table[key] = _Cell(seconds)
         else:
             cell.learn(seconds)
-        self._fit = None
+        self._learnt += 1
+        # The second measurement of a shape replaces its first.
+        if cell is None or cell.count == 2 or self._learnt % REFIT_EVERY == 0:
+            self._fit = None
 
     def known(self, rows: int, width: int) -> bool:
         """Whether this width was measured with about as many rows: what is between is filled in by the fit.
