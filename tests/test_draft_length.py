@@ -109,6 +109,16 @@ def test_a_lucky_measurement_of_a_wide_step_does_not_make_drafts_that_nobody_acc
     assert simulation.lengths[-200:].count(0) > 180
 
 
+def test_rows_near_their_end_are_no_reason_to_time_every_length() -> None:
+    simulation = Simulation(4, 0.9, per_token=0.5)
+    simulation.run(100)
+    known = [simulation.controller.verify_cost.known(4, width) for width in range(1, LIMIT + 2)]
+    for longest in (5, 4, 3, 2, 1) * 3:
+        drafted = simulation.controller.choose(simulation.rows, [longest] * 4, 100)
+        simulation.controller.learn(simulation.rows, drafts(drafted), [0] * 4, 100, 0.1, 2.0)
+    assert [simulation.controller.verify_cost.known(4, width) for width in range(1, LIMIT + 2)] == known
+
+
 def test_limits_are_kept() -> None:
     simulation = Simulation(3, 0.95, per_token=0.01)
     simulation.run(50)

@@ -35,6 +35,8 @@ LOOK_SHARE = 0.01
 PROBE_LENGTH = 2
 # A drafted token that is reached more rarely than this is not worth sampling.
 LEAST_CHANCE = 0.05
+# Where fewer first guesses are accepted, a shape is not drafted for the sake of its timing alone.
+WORTH_TIMING = 0.2
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class DraftLength:
         self._rows: dict[int, Acceptance] = {}
         self._current = 0
         self._wanted = False
+        self._longest = 0
         # Seconds of decoding rows that might be drafted for: since the last draft, and since the last look.
         self._since_draft = 0.0
         self._since_look = 0.0
@@ -136,17 +139,17 @@ class DraftLength:
         return best
 
     def _unmeasured(self, rows: int, longest: int) -> int | None:
-        """A length to try for the sake of its timing: the plain step, and the longest, must be measured."""
-        for length in (longest, 0):
-            if not self.verify_cost.known(rows, length + 1) and self._affordable(length):
-                return length
-        return None
+        """A length to try for the sake of its timing: the plain step, and the longest, must be measured.
 
-    def _affordable(self, length: int) -> bool:
-        # A shape's first trials are taken on trust; a batch size seen for the first time is not
-        # a reason to speculate where nothing was ever accepted.
-        first = self._average(0)
-        return length == 0 or first.shrunk(FIRST_GUESS) > LEAST_CHANCE
+        Not what is the longest only for rows near their end; and not where guesses are known to be bad.
+        """
+        self._longest = max(self._longest, longest)
+        if not self.verify_cost.known(rows, 1):
+            return 0
+        trusted = self._average(0).shrunk(FIRST_GUESS) > WORTH_TIMING
+        if trusted and longest == self._longest and not self.verify_cost.known(rows, longest + 1):
+            return longest
+        return None
 
     def _seconds(self, rows: int, longest: int, context: int) -> list[float]:
         """What a step of each draft length costs, 0 to `longest`.
