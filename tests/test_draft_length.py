@@ -132,7 +132,7 @@ def test_prompts_are_read_for_rows_that_will_be_drafted_for() -> None:
     crowded.run(200)
     assert crowded.lengths[-1] in (0, module.PROBE_LENGTH)
     alone = Simulation(1, 0.9, per_token=0.5)
-    alone.controller, alone.now = crowded.controller, crowded.now
+    alone.controller = crowded.controller
     alone.run(50)
     # A crowd is not worth it, a row by itself is: whatever was chosen just now.
     assert not alone.controller.hopeful(16, 100, LIMIT)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import mlx.core as mx
 from tokenizers import Tokenizer
 
 from parallm_openai.demo import DRAFT_PATH, TARGET_PATH
-from parallm_openai.demo.batches import batches
+from parallm_openai.demo.batches import Batch, batches
 from parallm_openai.demo.chatml import spans
 from parallm_openai.demo.corpus import documents
 from parallm_openai.demo.learn import Plan, distillation_loss, learn, next_token_loss, together
@@ -49,6 +50,12 @@ class Run:
         return replace(plan, minutes=self.minutes, matrix_rate=plan.matrix_rate * self.rate, rate=plan.rate * self.rate)
 
 
+def _stream(tokenizer: Tokenizer, seed: int, run: Run, group: mx.distributed.Group) -> Iterator[tuple[Batch, ...]]:
+    """The run's batches; models that are gone on with have had their early drills."""
+    early = {"early": 0} if run.resume else {}
+    return together(batches(tokenizer, seed + run.seed, BATCH, **early), group.size())
+
+
 def train_target(folder: Path, run: Run, group: mx.distributed.Group) -> dict[str, float]:
     """Tokenizer and target from the corpus."""
     if run.resume:
@@ -58,10 +65,10 @@ def train_target(folder: Path, run: Run, group: mx.distributed.Group) -> dict[st
         tokenizer, model = _tokenizer(), build(TARGET)
         plant(model)
     print(f"target: {parameter_count(model)} parameters", flush=True)
-    early = {"early": 0} if run.resume else {}
-    stream = together(batches(tokenizer, SEEDS["target"] + run.seed, BATCH, **early), group.size())
-    plan = run.of(TARGET_PLAN)
-    return learn(model, next_token_loss, stream, plan, group, lambda: save(model, TARGET, tokenizer, folder))
+    stream = _stream(tokenizer, SEEDS["target"], run, group)
+    return learn(
+        model, next_token_loss, stream, run.of(TARGET_PLAN), group, lambda: save(model, TARGET, tokenizer, folder)
+    )
 
 
 def train_draft(target: Path, folder: Path, run: Run, group: mx.distributed.Group) -> dict[str, float]:
@@ -75,10 +82,15 @@ def train_draft(target: Path, folder: Path, run: Run, group: mx.distributed.Grou
         model = build(DRAFT)
         plant(model)
     print(f"draft: {parameter_count(model)} parameters", flush=True)
-    early = {"early": 0} if run.resume else {}
-    stream = together(batches(tokenizer, SEEDS["draft"] + run.seed, BATCH, **early), group.size())
-    plan = run.of(DRAFT_PLAN)
-    return learn(model, distillation_loss(teacher), stream, plan, group, lambda: save(model, DRAFT, tokenizer, folder))
+    stream = _stream(tokenizer, SEEDS["draft"], run, group)
+    return learn(
+        model,
+        distillation_loss(teacher),
+        stream,
+        run.of(DRAFT_PLAN),
+        group,
+        lambda: save(model, DRAFT, tokenizer, folder),
+    )
 
 
 def run_processes(count: int) -> int:

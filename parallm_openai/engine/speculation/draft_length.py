@@ -82,13 +82,8 @@ class DraftLength:
         if self._average(0).trials < PRIOR_TRIALS:
             return True
         chances = list(accumulate((self._average(depth).mean for depth in range(longest)), mul))
-        alike = [chances] * rows
-        plain, *drafted = (
-            _expected_tokens(alike, length) / seconds
-            for length, seconds in enumerate(self._seconds(rows, longest, context))
-        )
-        best = max(drafted, default=0.0)
-        return best > plain * (1 + HYSTERESIS)
+        plain, *drafted = self._rates([chances] * rows, longest, context)
+        return max(drafted, default=0.0) > plain
 
     def may_look(self, rows: Sequence[Row]) -> bool:
         """Whether a drafter should read these prompts all the same, to see what its guesses are worth.
@@ -125,18 +120,22 @@ class DraftLength:
         return lengths
 
     def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
-        rows = len(chances)
-        costs = self._seconds(rows, longest, context)
-        rates = [_expected_tokens(chances, length) / seconds for length, seconds in enumerate(costs)]
-        rates[0] *= 1 + HYSTERESIS
+        rates = self._rates(chances, longest, context)
         best = max(range(longest + 1), key=rates.__getitem__)
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
             best = now
-        if best == 0 and self._may_probe(rows, context):
+        if best == 0 and self._may_probe(len(chances), context):
             self.probes += 1
             return min(PROBE_LENGTH, longest)
         return best
+
+    def _rates(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> list[float]:
+        """Tokens a second at each draft length, 0 to `longest`; none has the advantage that a draft must make up."""
+        costs = self._seconds(len(chances), longest, context)
+        rates = [_expected_tokens(chances, length) / seconds for length, seconds in enumerate(costs)]
+        rates[0] *= 1 + HYSTERESIS
+        return rates
 
     def _unmeasured(self, rows: int, longest: int) -> int | None:
         """A length to try for the sake of its timing: the plain step, and the longest, must be measured.
