@@ -73,8 +73,11 @@ class Simulation:
 @pytest.mark.parametrize("rows", [1, 4, 16])
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.6, 0.9, 0.98])
 @pytest.mark.parametrize("per_token", [0.01, 0.2])
-def test_the_rate_comes_near_that_of_the_best_fixed_length(rows: int, acceptance: float, per_token: float) -> None:
-    simulation = Simulation(rows, acceptance, per_token=per_token)
+@pytest.mark.parametrize("draft", [0.05, 0.15, 0.3])
+def test_the_rate_comes_near_that_of_the_best_fixed_length(
+    rows: int, acceptance: float, per_token: float, draft: float
+) -> None:
+    simulation = Simulation(rows, acceptance, per_token=per_token, draft=draft)
     simulation.run(100)
     assert simulation.run(1000) > 0.94 * max(simulation.ideal(length) for length in range(LIMIT + 1))
 

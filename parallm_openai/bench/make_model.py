@@ -2,7 +2,7 @@
 
 The draft is the target's first layers with its embeddings and head. What the target's
 further layers add is scaled until the two agree as often as wanted: greedy tokens of the
-target's own text, position by position.
+target's own text after prompts such as the load generator sends, position by position.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-PROBES, PROBE_PROMPT, PROBE_TOKENS = 8, 16, 40
+PROBES, PROBE_PROMPT, PROBE_TOKENS = 16, 16, 64
+# The load generator's words come from small seeds: a pair is tuned on others of the same kind.
+PROBE_SEED = 1 << 20
 TOLERANCE = 0.02
 
 
@@ -58,8 +60,8 @@ def make_pair(folder: Path, shape: PairShape) -> float:
     target, draft = _llama(shape, shape.layers), _llama(shape, shape.draft_layers)
     _silence_eos(target)
     _share(target, draft, shape)
-    measured = _tune(target, draft, shape)
     tokenizer = _tokenizer(shape)
+    measured = _tune(target, draft, shape.agreement, _prompts(tokenizer))
     for name, model, layers in (("target", target, shape.layers), ("draft", draft, shape.draft_layers)):
         _write(folder / name, model, shape, layers, tokenizer)
     (folder / "pair.json").write_text(json.dumps(asdict(shape) | {"measured_agreement": measured}, indent=2))
@@ -103,32 +105,38 @@ def _share(target: nn.Module, draft: nn.Module, shape: PairShape) -> None:
         draft.lm_head.weight = mx.roll(target.lm_head.weight, 1, 0)
 
 
-def _tune(target: nn.Module, draft: nn.Module, shape: PairShape) -> float:
+def _prompts(tokenizer: Tokenizer) -> mx.array:
+    """`[PROBES, PROBE_PROMPT]` tokens of made-up text."""
+    # A word is a token at least.
+    text = words(PROBE_SEED, PROBES * PROBE_PROMPT)
+    prompts = [text[start : start + PROBE_PROMPT] for start in range(0, len(text), PROBE_PROMPT)]
+    return mx.array([tokenizer.encode(" ".join(prompt)).ids[:PROBE_PROMPT] for prompt in prompts])
+
+
+def _tune(target: nn.Module, draft: nn.Module, wanted: float, prompts: mx.array) -> float:
     """Scale the target's further layers by bisection; returns the agreement reached."""
-    upper = target.model.layers[shape.draft_layers :]
+    upper = target.model.layers[len(draft.model.layers) :]
     whole = [(layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight) for layer in upper]
 
     def agreement(scale: float) -> float:
         for layer, (attention, mlp) in zip(upper, whole, strict=True):
             layer.self_attn.o_proj.weight = attention * scale
             layer.mlp.down_proj.weight = mlp * scale
-        return _agreement(target, draft, shape)
+        return _agreement(target, draft, prompts)
 
-    if shape.agreement == 0:
+    if wanted == 0:
         return agreement(0.3)
     low, high, measured = 0.0, 1.0, 0.0
     for _ in range(12):
         middle = (low + high) / 2
         measured = agreement(middle)
-        if abs(measured - shape.agreement) <= TOLERANCE:
+        if abs(measured - wanted) <= TOLERANCE:
             break
-        low, high = (middle, high) if measured > shape.agreement else (low, middle)
+        low, high = (middle, high) if measured > wanted else (low, middle)
     return measured
 
 
-def _agreement(target: nn.Module, draft: nn.Module, shape: PairShape) -> float:
-    rng = np.random.default_rng(shape.seed)
-    text = mx.array(rng.integers(len(SPECIAL), shape.vocab, (PROBES, PROBE_PROMPT)))
+def _agreement(target: nn.Module, draft: nn.Module, text: mx.array) -> float:
     cache = make_prompt_cache(target)
     token = mx.argmax(target(text, cache=cache)[:, -1:], axis=-1)
     for _ in range(PROBE_TOKENS):

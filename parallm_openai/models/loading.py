@@ -243,7 +243,21 @@ def _for_cpu(model: nn.Module) -> nn.Module:
     fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
         model.update_modules(tree_unflatten(fused))
+    _turn_weights(model)
     return model
+
+
+def _turn_weights(model: nn.Module) -> None:
+    """Store what linear layers multiply by as `[in, out]`, its shape unchanged.
+
+    OpenBLAS copies a weight into blocks for every product, which is most of a thin product's time;
+    it copies whole cache lines of one stored this way.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = mx.contiguous(module.weight.T).T
+            # One at a time: the whole model is never held twice.
+            mx.eval(module.weight)
 
 
 def _all_arrays(model: nn.Module) -> list[mx.array]:

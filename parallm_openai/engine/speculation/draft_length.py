@@ -156,10 +156,12 @@ class DraftLength:
         More tokens are never verified faster than fewer, whatever an old or lucky measurement says: with
         nothing accepted, no draft may look cheaper than none.
         """
-        lengths = range(longest + 1)
-        verify = accumulate((self.verify_cost.estimate(rows, length + 1, context) for length in lengths), max)
-        draft = (self.draft_cost.estimate(rows, length, context) if length else 0.0 for length in lengths)
-        return [max(a + b, 1e-9) for a, b in zip(verify, draft, strict=True)]
+        verify = accumulate(
+            (self.verify_cost.estimate(rows, 1 + length, context) for length in range(longest + 1)), max
+        )
+        # One forward of the drafter after another: a length never tried costs what its tokens would.
+        draft = self.draft_cost.estimate(rows, 1, context)
+        return [max(seconds + length * draft, 1e-9) for length, seconds in enumerate(verify)]
 
     def _may_probe(self, rows: int, context: int) -> bool:
         """Whether enough time has passed since the last draft to pay for another look."""
@@ -203,7 +205,7 @@ class DraftLength:
             self._since_draft += verify_seconds if self._wanted else 0.0
             self._fade(rows)
             return
-        self.draft_cost.learn(len(rows), length, context, draft_seconds)
+        self.draft_cost.learn(len(rows), 1, context, draft_seconds / length)
         self._since_draft = 0.0
         for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
             trials = min(agreed + 1, len(draft))
