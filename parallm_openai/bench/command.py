@@ -128,16 +128,20 @@ def _own(url: str) -> list[Target]:
 def _measure(targets: Sequence[Target], levels: Sequence[int], load: Load, requests: int, rounds: int) -> list[Series]:
     """Every target at every concurrency, in turn, `rounds` times after one round to warm up.
 
-    In turn, and in a turning order: a machine whose speed drifts drifts for all of them.
+    In turn, and in a turning order: a machine whose speed drifts drifts for all of them. Every round and
+    level has prompts of its own, or a server that remembers prompts would not read them.
     """
     series = {(t.name, level): Series(t.name, level, _mode(t.name, level)) for level in levels for t in targets}
     for number in range(-1, rounds):
         for level in levels:
+            seed = load.seed + 1000 * (number + 1) + level
             shift = number % len(targets)
             for target in (*targets[shift:], *targets[:shift]):
                 console.print(f"round {number + 1} of {rounds}: {target.name}, {level} at a time", style="dim")
                 count = max(2, level * (requests if number >= 0 else 1))
-                _measure_one(target, replace(load, concurrency=level, requests=count), series, warm=number < 0)
+                _measure_one(
+                    target, replace(load, concurrency=level, requests=count, seed=seed), series, warm=number < 0
+                )
     return list(series.values())
 
 
