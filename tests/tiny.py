@@ -107,6 +107,7 @@ def core(
     eos: Sequence[int] = (),
     target: nn.Module | None = None,
     waste_limit: int = 10**9,
+    forward_tokens: int = 4,
     fast_width: int | None = None,
     **settings: object,
 ) -> EngineCore:
@@ -117,6 +118,7 @@ def core(
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
         waste_limit=waste_limit,
+        forward_tokens=forward_tokens,
         fast_width=fast_width,
     )
 

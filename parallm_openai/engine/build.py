@@ -15,7 +15,7 @@ from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
-from parallm_openai.models.kernels import fast_width
+from parallm_openai.models.kernels import fast_width, forward_tokens
 from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: Draft = None) ->
         context_length=model.context_length,
         eos_ids=model.eos_token_ids,
         waste_limit=max(1, model.weight_bytes // max(1, abilities.token_bytes)),
+        forward_tokens=forward_tokens(),
         fast_width=fast_width(model.config),
     )
 

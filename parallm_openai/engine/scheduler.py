@@ -20,12 +20,14 @@ class Scheduler:
 
     Rows live in two lanes: the first for all of them, the second for those that are too
     long to share the others' forwards. `waste_limit` is how many tokens of padding cost a
-    decode step as much as one more forward does.
+    decode step's attention as much as one more forward does, `forward_tokens` how many tokens more
+    cost a prefill as much.
     """
 
-    def __init__(self, lanes: Sequence[Lane], waste_limit: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], waste_limit: int, forward_tokens: int) -> None:
         self.common, self.long = lanes
         self.waste_limit = waste_limit
+        self.forward_tokens = forward_tokens
         self.waiting: deque[Row] = deque()
 
     @property
@@ -75,15 +77,25 @@ class Scheduler:
         newest = max(range(len(lane.running)), key=lambda index: lane.running[index].arrived)
         self.waiting.appendleft(lane.drop_running(newest))
 
-    def prefill_width(self, lane: Lane, unread: Sequence[int], config: EngineConfig) -> int:
+    def prefill_share(self, lane: Lane, config: EngineConfig) -> int:
         """Prompt tokens that each of a lane's prefilling rows may read in this step.
 
         An equal share of `prefill_chunk`: a short prompt is through in a step or two however
         long its neighbours are, and decoding rows never wait for more than one chunk.
         """
         lanes = sum(bool(each.prefilling) for each in self.lanes)
-        share = max(1, config.prefill_chunk // max(1, lanes * len(unread)))
-        return min(share, max(unread, default=0))
+        return max(1, config.prefill_chunk // max(1, lanes * len(lane.prefilling)))
+
+    def prefill_width(self, lane: Lane, unread: Sequence[int], share: int) -> int:
+        """How many of its `share` of tokens each prefilling row reads in the next forward.
+
+        Shorter prompts are read to their end first where padding them to the longest would cost more
+        than the forwards that this takes.
+        """
+        wanted = [min(share, tokens) for tokens in unread]
+        if not lane.target.ragged:
+            return max(wanted)
+        return first_width(wanted, self.forward_tokens)
 
     def lane_for(self, row: Row) -> Lane:
         """Where a row that has read its prompt decodes: with the others, unless that wastes too much."""
@@ -108,3 +120,20 @@ class Scheduler:
                 self.waiting.remove(row)
                 return row
         return None
+
+
+def first_width(lengths: Sequence[int], forward_tokens: int) -> int:
+    """The width of the first of those forwards that read all rows at the least cost.
+
+    A forward costs its rectangle and `forward_tokens` more; a row that is through leaves it.
+    """
+    cuts = sorted({0, *lengths})
+    cost = {cuts[-1]: 0}
+    width = 0
+    for place in range(len(cuts) - 2, -1, -1):
+        start = cuts[place]
+        rows = sum(length > start for length in lengths)
+        costs = {end: forward_tokens + rows * (end - start) + cost[end] for end in cuts[place + 1 :]}
+        best = min(costs, key=lambda end: (costs[end], -end))
+        cost[start], width = costs[best], best - start
+    return width

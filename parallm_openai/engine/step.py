@@ -40,9 +40,10 @@ class EngineCore:
         context_length: int,
         eos_ids: frozenset[int],
         waste_limit: int,
+        forward_tokens: int,
         fast_width: int | None = None,
     ) -> None:
-        self.scheduler = Scheduler(lanes, waste_limit)
+        self.scheduler = Scheduler(lanes, waste_limit, forward_tokens)
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
@@ -124,13 +125,13 @@ class EngineCore:
     # Prefill
 
     def _prefill(self, lane: Lane) -> None:
-        unread = lane.target.unread(lane.prefilling)
-        width = self.scheduler.prefill_width(lane, unread, self.config)
-        if width:
-            self._read_prompts(lane, width)
-        for index in reversed(range(len(lane.prefilling))):
-            if lane.target.prefilling.lengths[index] == len(lane.prefilling[index].tokens) - 1:
-                self._promote(lane, index)
+        share = self.scheduler.prefill_share(lane, self.config)
+        while lane.prefilling and share:
+            width = self.scheduler.prefill_width(lane, lane.target.unread(lane.prefilling), share)
+            if width:
+                self._read_prompts(lane, width)
+            share -= width
+            self._promote_read(lane)
 
     def _read_prompts(self, lane: Lane, width: int) -> None:
         rows, cache = lane.prefilling, lane.target.prefilling
@@ -165,6 +166,11 @@ class EngineCore:
         following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
         tops = [row.request.params.prompt_logprobs or 0] * len(following)
         return sampling.token_logprobs(logits, following, tops) if following else []
+
+    def _promote_read(self, lane: Lane) -> None:
+        for index in reversed(range(len(lane.prefilling))):
+            if lane.target.prefilling.lengths[index] == len(lane.prefilling[index].tokens) - 1:
+                self._promote(lane, index)
 
     def _promote(self, lane: Lane, index: int) -> None:
         row = lane.prefilling[index]

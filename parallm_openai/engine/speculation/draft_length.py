@@ -33,6 +33,10 @@ HYSTERESIS = 0.03
 PROBE_SHARE = 0.015
 LOOK_SHARE = 0.01
 PROBE_LENGTH = 2
+# A draft that promises less than this over none is doubted: the plain step is timed anew so often, in steps,
+# for a machine's speed drifts, and what is not run keeps the time of when it was.
+DOUBT = 0.3
+RECHECK_EVERY = 24
 # A drafted token that is reached more rarely than this is not worth sampling.
 LEAST_CHANCE = 0.05
 # Where fewer first guesses are accepted, a shape is not drafted for the sake of its timing alone.
@@ -71,6 +75,7 @@ class DraftLength:
         self._current = 0
         self._wanted = False
         self._longest = 0
+        self._steps_since_plain = 0
         # Seconds of decoding rows that might be drafted for: since the last draft, and since the last look.
         self._since_draft = 0.0
         self._since_look = 0.0
@@ -116,6 +121,7 @@ class DraftLength:
             best = self._best(chances, longest, context)
             lengths = [_worth_sampling(row[:best]) for row in chances]
         self._current = max(lengths)
+        self._steps_since_plain = self._steps_since_plain + 1 if self._current else 0
         self.chosen[self._current] += 1
         return lengths
 
@@ -125,6 +131,8 @@ class DraftLength:
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
             best = now
+        if rates[best] < rates[0] * (1 + DOUBT) and self._steps_since_plain >= RECHECK_EVERY:
+            return 0
         if best == 0 and self._may_probe(len(chances), context):
             self.probes += 1
             return min(PROBE_LENGTH, longest)
@@ -159,9 +167,8 @@ class DraftLength:
         verify = accumulate(
             (self.verify_cost.estimate(rows, 1 + length, context) for length in range(longest + 1)), max
         )
-        # One forward of the drafter after another: a length never tried costs what its tokens would.
-        draft = self.draft_cost.estimate(rows, 1, context)
-        return [max(seconds + length * draft, 1e-9) for length, seconds in enumerate(verify)]
+        draft = (self.draft_cost.estimate(rows, 1, context, forwards=length) for length in range(longest + 1))
+        return [max(a + b, 1e-9) for a, b in zip(verify, draft, strict=True)]
 
     def _may_probe(self, rows: int, context: int) -> bool:
         """Whether enough time has passed since the last draft to pay for another look."""
@@ -205,7 +212,7 @@ class DraftLength:
             self._since_draft += verify_seconds if self._wanted else 0.0
             self._fade(rows)
             return
-        self.draft_cost.learn(len(rows), 1, context, draft_seconds / length)
+        self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
         self._since_draft = 0.0
         for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
             trials = min(agreed + 1, len(draft))
