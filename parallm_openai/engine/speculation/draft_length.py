@@ -141,7 +141,7 @@ class DraftLength:
     def _rates(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> list[float]:
         """Tokens a second at each draft length, 0 to `longest`; none has the advantage that a draft must make up."""
         costs = self._seconds(len(chances), longest, context)
-        rates = [_expected_tokens(chances, length) / seconds for length, seconds in enumerate(costs)]
+        rates = [tokens / seconds for tokens, seconds in zip(_expected_tokens(chances, longest), costs, strict=True)]
         rates[0] *= 1 + HYSTERESIS
         return rates
 
@@ -245,9 +245,13 @@ class DraftLength:
         }
 
 
-def _expected_tokens(chances: Sequence[Sequence[float]], length: int) -> float:
-    """Tokens of one step at a draft length: one a row, and each draft as often as it is accepted."""
-    return len(chances) + sum(sum(row[:length]) for row in chances)
+def _expected_tokens(chances: Sequence[Sequence[float]], longest: int) -> list[float]:
+    """Tokens of one step at each draft length, 0 to `longest`: one a row, and each draft as often as it is accepted."""
+    by_depth = [0.0] * longest
+    for row in chances:
+        for depth, chance in enumerate(row):
+            by_depth[depth] += chance
+    return list(accumulate(by_depth, initial=float(len(chances))))
 
 
 def _worth_sampling(chances: Sequence[float]) -> int:

@@ -39,7 +39,9 @@ class StepCost:
 
     def __init__(self) -> None:
         self._table: dict[tuple[int, int, int, int], _Cell] = {}
-        self._fit: np.ndarray | None = None
+        # Plain numbers: an estimate is asked for many times a step.
+        self._fit: list[float] | None = None
+        self._least = 0.0
         self._learnt = 0
 
     def learn(self, rows: int, width: int, context: int, seconds: float, forwards: int = 1) -> None:
@@ -73,9 +75,10 @@ class StepCost:
         if not self._table or not forwards:
             return 0.0
         if self._fit is None:
-            self._fit = self._solve()
-        least = min(cell.seconds / shape[-1] for shape, cell in self._table.items())
-        return max(float(self._fit @ _features(*key)), forwards * least / 10)
+            self._fit = self._solve().tolist()
+            self._least = min(cell.seconds / shape[-1] for shape, cell in self._table.items())
+        fitted = sum(weight * feature for weight, feature in zip(self._fit, _features(*key), strict=True))
+        return max(fitted, forwards * self._least / 10)
 
     def _solve(self) -> np.ndarray:
         """Least squares over the table, leaning on "every token costs something" where it is thin."""
@@ -93,6 +96,6 @@ def _bucket(context: int) -> int:
     return max(0, (context // 256).bit_length())
 
 
-def _features(rows: int, width: int, bucket: int, forwards: int) -> np.ndarray:
-    tokens = rows * width
-    return forwards * np.array([1.0, tokens, tokens * (1 << bucket) / 2])
+def _features(rows: int, width: int, bucket: int, forwards: int) -> tuple[float, float, float]:
+    tokens = forwards * rows * width
+    return float(forwards), float(tokens), tokens * (1 << bucket) / 2
