@@ -33,8 +33,8 @@ HYSTERESIS = 0.03
 PROBE_SHARE = 0.015
 LOOK_SHARE = 0.01
 PROBE_LENGTH = 2
-# A draft that promises less than this over none is doubted: the plain step is timed anew so often, in steps,
-# for a machine's speed drifts, and what is not run keeps the time of when it was.
+# Where a draft promises less than this over none, the plain step is timed anew every so many steps:
+# a machine's speed drifts, and what is not run keeps the time of when it was.
 DOUBT = 0.3
 RECHECK_EVERY = 24
 # A drafted token that is reached more rarely than this is not worth sampling.

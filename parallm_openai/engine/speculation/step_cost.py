@@ -8,7 +8,7 @@ import numpy as np
 
 # Weight of a new measurement; the first of a shape is replaced, since kernels compile on it.
 SMOOTHING = 0.2
-# After so many measurements of other shapes, one counts as much as two in a row would.
+# A measurement counts once for every so many of other shapes since the last of its own.
 STALE = 8
 OUTLIER = 2.0
 NEARBY = 1.5
