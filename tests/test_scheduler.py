@@ -73,6 +73,7 @@ def test_a_steps_prefill_stays_within_the_chunk_and_always_moves_on(unread: list
     plan.long.prefilling = [row(2)] if both else []
     share = plan.prefill_share(plan.common, EngineConfig(prefill_chunk=chunk))
     width = plan.prefill_width(plan.common, unread, share)
+    assert width * len(unread) <= max(chunk // (2 if both else 1), len(unread))
     assert width <= share
     assert share * len(unread) <= max(chunk // (2 if both else 1), len(unread))
     assert width >= 1 or max(unread) == 0

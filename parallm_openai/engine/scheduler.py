@@ -84,7 +84,7 @@ class Scheduler:
         long its neighbours are, and decoding rows never wait for more than one chunk.
         """
         lanes = sum(bool(each.prefilling) for each in self.lanes)
-        return max(1, config.prefill_chunk // max(1, lanes * len(lane.prefilling)))
+        return max(1, config.prefill_chunk // (lanes * len(lane.prefilling)))
 
     def prefill_width(self, lane: Lane, unread: Sequence[int], share: int) -> int:
         """How many of its `share` of tokens each prefilling row reads in the next forward.

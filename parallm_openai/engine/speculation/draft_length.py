@@ -87,7 +87,7 @@ class DraftLength:
         if self._average(0).trials < PRIOR_TRIALS:
             return True
         chances = list(accumulate((self._average(depth).mean for depth in range(longest)), mul))
-        plain, *drafted = self._rates([chances] * rows, longest, context)
+        plain, *drafted = _rates([chances] * rows, self._seconds(rows, longest, context))
         return max(drafted, default=0.0) > plain
 
     def may_look(self, rows: Sequence[Row]) -> bool:
@@ -126,24 +126,19 @@ class DraftLength:
         return lengths
 
     def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
-        rates = self._rates(chances, longest, context)
+        costs = self._seconds(len(chances), longest, context)
+        rates = _rates(chances, costs)
         best = max(range(longest + 1), key=rates.__getitem__)
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
             best = now
         if rates[best] < rates[0] * (1 + DOUBT) and self._steps_since_plain >= RECHECK_EVERY:
             return 0
-        if best == 0 and self._may_probe(len(chances), context):
+        probe = min(PROBE_LENGTH, longest)
+        if best == 0 and self._may_probe(costs[0], costs[probe]):
             self.probes += 1
-            return min(PROBE_LENGTH, longest)
+            return probe
         return best
-
-    def _rates(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> list[float]:
-        """Tokens a second at each draft length, 0 to `longest`; none has the advantage that a draft must make up."""
-        costs = self._seconds(len(chances), longest, context)
-        rates = [tokens / seconds for tokens, seconds in zip(_expected_tokens(chances, longest), costs, strict=True)]
-        rates[0] *= 1 + HYSTERESIS
-        return rates
 
     def _unmeasured(self, rows: int, longest: int) -> int | None:
         """A length to try for the sake of its timing: the plain step, and the longest, must be measured.
@@ -170,9 +165,8 @@ class DraftLength:
         draft = (self.draft_cost.estimate(rows, 1, context, forwards=length) for length in range(longest + 1))
         return [max(a + b, 1e-9) for a, b in zip(verify, draft, strict=True)]
 
-    def _may_probe(self, rows: int, context: int) -> bool:
-        """Whether enough time has passed since the last draft to pay for another look."""
-        plain, *_, probe = self._seconds(rows, PROBE_LENGTH, context)
+    def _may_probe(self, plain: float, probe: float) -> bool:
+        """Whether enough time has passed since the last draft to pay for another look; both in seconds a step."""
         extra = max(probe - plain, 0.1 * plain)
         return extra < PROBE_SHARE * self._since_draft
 
@@ -243,6 +237,14 @@ class DraftLength:
             "probes": self.probes,
             "recent_acceptance_by_position": [average.mean for average in self.by_depth],
         }
+
+
+def _rates(chances: Sequence[Sequence[float]], costs: Sequence[float]) -> list[float]:
+    """Tokens a second at each draft length that has a cost; none has the advantage that a draft must make up."""
+    expected = _expected_tokens(chances, len(costs) - 1)
+    rates = [tokens / seconds for tokens, seconds in zip(expected, costs, strict=True)]
+    rates[0] *= 1 + HYSTERESIS
+    return rates
 
 
 def _expected_tokens(chances: Sequence[Sequence[float]], longest: int) -> list[float]:
