@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parallm_openai.models import blas
+from parallm_openai.models import blas, jit
 
-# Must run before anything imports mlx; see models/blas.py.
+# Must run before anything imports mlx; see models/blas.py and models/jit.py.
 blas.preload()
+jit.prepare()
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "__version__"]

@@ -13,7 +13,7 @@ from mlx_lm.utils import get_total_parameters
 
 from parallm_openai import __version__
 from parallm_openai.engine.capabilities import UnsupportedModelError, probe
-from parallm_openai.models import blas
+from parallm_openai.models import blas, jit
 from parallm_openai.models.loading import LoadedModel, on_plain_cpu
 
 Facts = list[tuple[str, str]]
@@ -29,6 +29,7 @@ def describe_machine() -> Facts:
         ("device", device()),
         ("processors, memory", f"{os.cpu_count()}, {_memory()}"),
         ("BLAS of the CPU", f"{status.name} ({status.detail})"),
+        ("fused functions of the CPU", jit.prepare()),
         ("fp32 product 1024x1024", f"{_gflops():.0f} GFLOP/s"),
         ("types on this device", "float32, dequantised" if on_plain_cpu() else "the checkpoint's own"),
     ]

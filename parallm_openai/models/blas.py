@@ -25,6 +25,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallm_openai.models.cache_folder import cache_folder
+
 log = logging.getLogger(__name__)
 
 PREFIX = "scipy_"
@@ -83,7 +85,7 @@ def _plain_openblas() -> Path:
     """
     source = _packaged_openblas()
     version = importlib.metadata.version("scipy-openblas32")
-    target = _cache_folder() / f"openblas-{version}" / "libopenblas_cblas.so"
+    target = cache_folder() / f"openblas-{version}" / "libopenblas_cblas.so"
     if not target.exists():
         _rename_symbols(source, target)
     return target
@@ -98,23 +100,6 @@ def _packaged_openblas() -> Path:
     if not found:
         raise RuntimeError(f"no libscipy_openblas*.so in {folder}")
     return found[0]
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "parallm-openai"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    # A per-user name: another user's folder in a shared /tmp is neither trusted nor writable.
-    folder = Path(tempfile.gettempdir()) / f"parallm-openai-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to another user; set XDG_CACHE_HOME")
-    return folder
 
 
 def _rename_symbols(source: Path, target: Path) -> None:
