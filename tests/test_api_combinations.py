@@ -126,7 +126,9 @@ def test_an_answer_is_the_same_however_it_is_asked_for(
 def _fits(request: dict[str, Any], format: dict[str, Any], choice: dict[str, Any]) -> None:
     if "tools" in format and choice["finish_reason"] != "length" and "stop" not in request:
         assert "<tool_call>" not in choice["content"]
-    assert "\ufffd" not in choice["content"]
+    if request["temperature"] < 1 and "logit_bias" not in request:
+        # A hot or biased sampler draws single bytes of characters, and the answer shows that it did.
+        assert "\ufffd" not in choice["content"]
     ended = choice["finish_reason"] == "stop" and "stop" not in request
     if "response_format" in format and ended:
         assert set(json.loads(choice["content"])) == {"n", "ok"}

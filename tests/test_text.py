@@ -16,6 +16,7 @@ from parallm_openai.text.tokenizer import Tokenizer
 TOKENIZER = Tokenizer(demo_target().tokenizer, demo_target().vocab_size)
 anything = st.text(max_size=40)
 tight = st.text("ab", max_size=30)
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 
 
 def cut(text: str, rng: random.Random) -> list[str]:
@@ -96,3 +97,21 @@ def test_a_reader_counts_the_tokens_up_to_the_one_that_completed_a_stop_string(
     if "<|" not in text:
         assert out == text.partition(stop)[0]
         assert reason is None or (reason is FinishReason.STOP) == (stop in text)
+
+
+@given(after=st.sampled_from(["", "\n", "\n</tool_call>\n", "\n</tool_call>\n<tool_call>\n{"]), luck=st.randoms())
+def test_an_answer_that_may_call_once_ends_at_the_calls_last_token_however_many_come_at_a_time(
+    after: str, luck: random.Random
+) -> None:
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}'
+    tokens = TOKENIZER.encode(call + after, special=True)
+    reader = Reader(TOKENIZER, ["}}}"], TOKENIZER.chat_format.marks, TOKENIZER.chat_format.first_call(False, [WEATHER]))
+    out, read, reason = "", 0, None
+    while tokens and reason is None:
+        size = luck.randrange(1, 6)
+        run, tokens = tokens[:size], tokens[size:]
+        delta = reader.read(Output(0, tuple(run)))
+        out, read, reason = out + delta.text, read + len(delta.tokens), delta.finish_reason
+    assert reason is FinishReason.STOP
+    assert out == call
+    assert read == reader.counts.completion == len(TOKENIZER.encode(call, special=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -65,7 +66,8 @@ async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], l
     ]
     format = server.tokenizer.chat_format
     parsers = [format.parser(prompt.thinking, use.callable) for _ in wanted]
-    return server.open(wanted, body.stops(), format.marks), parsers, use
+    ending = None if use.many or not use.callable else partial(format.first_call, prompt.thinking, use.callable)
+    return server.open(wanted, body.stops(), format.marks, ending), parsers, use
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,6 @@ class ChatChoice:
     def reasoning_tokens(self) -> int:
         return self._parser.reasoning_tokens
 
-    @property
-    def complete(self) -> bool:
-        """Whether the one call that the choice may make is made, whatever the model would add."""
-        return not self._many and self._parser.between_calls
-
     def read(self, delta: TextDelta) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         """The deltas in OpenAI's shape, and the log-probabilities that come with the first of them."""
         events = self._parser.feed(delta.text, delta.tokens)
@@ -86,7 +81,7 @@ class ChatChoice:
 
     @property
     def finish_reason(self) -> str | None:
-        if self._calls and (self._finish_reason is FinishReason.STOP or self.complete):
+        if self._calls and self._finish_reason is FinishReason.STOP:
             return "function_call" if self._legacy else "tool_calls"
         # A sequence that the server itself cut short, on its way down, ended before its time.
         return "length" if self._finish_reason is FinishReason.CANCELLED else self._finish_reason
@@ -146,8 +141,6 @@ async def frames(
             logprobs = None
         if delta.finish_reason is not None:
             yield chunk(index, {}, reason=choice.finish_reason)
-        elif choice.complete:
-            generations[index].cancel()
     if counted:
         yield frame(answer.body([], usage=chat_usage(generations, choices)))
 
@@ -155,7 +148,5 @@ async def frames(
 async def whole(answer: Answer, generations: Sequence[Generation], choices: Sequence[ChatChoice]) -> dict[str, object]:
     async for index, delta in merged(generations):
         choices[index].read(delta)
-        if choices[index].complete and delta.finish_reason is None:
-            generations[index].cancel()
     bodies = [choice.body(index) for index, choice in enumerate(choices)]
     return answer.body(bodies, usage=chat_usage(generations, choices))

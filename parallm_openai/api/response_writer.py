@@ -34,11 +34,6 @@ class ResponseWriter:
         self._response = _response(body)
 
     @property
-    def complete(self) -> bool:
-        """Whether the one call that the answer may make is made."""
-        return not self._many and self._parser.between_calls
-
-    @property
     def body(self) -> dict[str, Any]:
         return {**self._response, "output": [dict(item) for item in self._items]}
 
@@ -67,7 +62,7 @@ class ResponseWriter:
 
     def finish(self, reason: FinishReason | None, generation: Generation) -> list[ResponseEvent]:
         """Close what is open and the response itself."""
-        whole = reason is FinishReason.STOP or self.complete
+        whole = reason is FinishReason.STOP
         status = "completed" if whole else "incomplete"
         told = [] if self._items else self._begin(_message())
         told += self._end(status)

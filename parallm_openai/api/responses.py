@@ -115,8 +115,6 @@ class _Exchange:
             reason = delta.finish_reason
             for event in self.writer.read(delta):
                 yield event
-            if reason is None and self.writer.complete:
-                self.generation.cancel()
         last = self.writer.finish(reason, self.generation)
         if self.body.store is not False:
             conversation = (*self.messages, *self.writer.messages())

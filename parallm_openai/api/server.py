@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from fastapi import Request as HttpRequest
@@ -20,6 +20,7 @@ from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueF
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.text.generation import Generation, Reader
 from parallm_openai.text.grammar import Grammars
+from parallm_openai.text.stop import Ending
 from parallm_openai.text.tokenizer import Tokenizer
 
 # Encoding this much text takes milliseconds; more of it goes to a thread.
@@ -88,15 +89,17 @@ class Server:
         wanted: Sequence[tuple[tuple[int, ...], SamplingParams]],
         stops: Sequence[str],
         shown: Sequence[str] = (),
+        ending: Callable[[], Ending] | None = None,
     ) -> list[Generation]:
         """Start a sequence for each prompt and parameters, all or none. Raises ApiError.
 
-        `shown` are special tokens that the text is to hold all the same.
+        `shown` are special tokens that the text is to hold all the same; `ending` makes what ends each
+        sequence besides stop strings.
         """
         opened: list[Generation] = []
         try:
             for prompt, params in wanted:
-                reader = Reader(self.tokenizer, stops, shown)
+                reader = Reader(self.tokenizer, stops, shown, ending() if ending is not None else None)
                 opened.append(Generation(self.engine.open(Request(prompt, params)), reader))
         except Exception as error:
             for generation in opened:

@@ -9,6 +9,7 @@ from parallm_openai.text import harmony
 from parallm_openai.text.events import Content, Event
 from parallm_openai.text.harmony import HarmonyParser
 from parallm_openai.text.reasoning import ReasoningSplitter, ThinkingMarks, ThoughtCounter
+from parallm_openai.text.stop import Ending
 from parallm_openai.text.tools.format import Tool, ToolFormat
 from parallm_openai.text.tools.stream import ToolSplitter
 
@@ -39,6 +40,16 @@ class ChatFormat:
     def parser(self, thinking: bool, tools: Sequence[Tool]) -> ChatParser:
         """A parser for one answer, which begins inside its thoughts if `thinking`; `tools` may be called."""
         return ChatParser(self, thinking, tools)
+
+    def first_call(self, thinking: bool, tools: Sequence[Tool]) -> Ending:
+        """The ending of an answer that may call one tool once: that call's last token."""
+        parser = self.parser(thinking, tools)
+
+        def completes(text: str, token: int) -> bool:
+            parser.feed(text, (token,))
+            return parser.between_calls
+
+        return completes
 
 
 class ChatParser:

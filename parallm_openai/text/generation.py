@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
 from parallm_openai.engine.worker import RequestStream
-from parallm_openai.text.stop import StopMatcher
+from parallm_openai.text.stop import Ending, StopMatcher
 from parallm_openai.text.tokenizer import Tokenizer
 
 
@@ -42,14 +42,17 @@ class Reader:
     """Turns engine outputs into text deltas; knows nothing of where they come from.
 
     Special tokens are no text, but for those `shown`. Tokens count up to and including the one
-    that completed a stop string.
+    that completed a stop string, or the sequence by its `ending`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), shown: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str] = (), shown: Sequence[str] = (), ending: Ending | None = None
+    ) -> None:
         self.counts = Counts()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self._detokenizer = tokenizer.detokenizer(shown)
         self._matcher = StopMatcher(stops)
+        self._ending = ending
 
     def read(self, output: Output) -> TextDelta:
         """The text of one engine output. Raises GenerationError where the engine failed."""
@@ -59,8 +62,12 @@ class Reader:
             self.prompt_logprobs = output.prompt_logprobs
         pieces: list[str] = []
         for count, token in enumerate(output.tokens, 1):
-            pieces.append(self._matcher.feed(self._detokenizer.add(token)))
-            if self._matcher.matched is not None:
+            text = self._detokenizer.add(token)
+            pieces.append(self._matcher.feed(text))
+            complete = self._ending is not None and self._ending(text, token)
+            if complete:
+                pieces.append(self._matcher.flush())
+            if complete or self._matcher.matched is not None:
                 self._count(output, count)
                 return TextDelta("".join(pieces), output.tokens[:count], output.logprobs[:count], FinishReason.STOP)
         self._count(output, len(output.tokens))
@@ -103,7 +110,7 @@ class Generation:
             async for output in self._stream:
                 delta = self._reader.read(output)
                 if delta.finish_reason is not None:
-                    # A stop string ends the sequence before the engine knows of it.
+                    # A stop string or a completed call ends the sequence before the engine knows of it.
                     self._stream.cancel(delta.finish_reason)
                 yield delta
                 if delta.finish_reason is not None:

@@ -1,10 +1,13 @@
-"""Stop strings over a stream of text: cut at the first match, never leak a part of one."""
+"""What ends a sequence besides the model. Stop strings: cut at the first match, never leak a part of one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from parallm_openai.text.scanner import earliest, pending
+
+# Takes a sequence's tokens one by one, with the text that each brings; true at the one that completes it.
+Ending = Callable[[str, int], bool]
 
 
 class StopMatcher:
