@@ -30,11 +30,13 @@ class Simulation:
         *,
         per_token: float = 0.05,
         draft: float = 0.15,
+        catch_up: float = 0.0,
     ) -> None:
         self.now = 0.0
         self.rows = [Row.of(tiny.greedy([1], 10**6), 10**7, frozenset()) for _ in range(rows)]
         self.acceptance = acceptance if isinstance(acceptance, list) else [acceptance] * rows
-        self.per_token, self.draft = per_token, draft
+        self.per_token, self.draft, self.catch_up = per_token, draft, catch_up
+        self.behind = 0
         self.slowness = 1.0
         self.controller = DraftLength()
         self.rng = random.Random(1)
@@ -44,7 +46,9 @@ class Simulation:
     def cost(self, length: int) -> tuple[float, float]:
         noise = self.slowness * self.rng.uniform(0.95, 1.05)
         verify = 1 + self.per_token * len(self.rows) * (length + 1)
-        return self.draft * length * noise, verify * noise
+        reading = self.catch_up * len(self.rows) * self.behind if length else 0.0
+        self.behind = 0 if length else min(self.behind + 1, 24)
+        return (self.draft * length + reading) * noise, verify * noise
 
     def run(self, steps: int) -> float:
         """Tokens per unit of time over so many steps."""
@@ -86,6 +90,13 @@ def test_the_rate_comes_near_that_of_the_best_fixed_length(
 def test_hostile_input_costs_less_than_five_percent_from_the_first_steps_on() -> None:
     simulation = Simulation(8, 0.0, per_token=0.1)
     assert simulation.run(300) > 0.95 * simulation.ideal(0)
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.3])
+def test_what_a_draft_must_read_after_a_long_spell_without_is_paid_for(acceptance: float) -> None:
+    simulation = Simulation(16, acceptance, per_token=0.1, catch_up=0.02)
+    simulation.run(300)
+    assert simulation.run(3000) > 0.975 * simulation.ideal(0)
 
 
 def test_it_finds_out_when_drafting_becomes_worth_while() -> None:

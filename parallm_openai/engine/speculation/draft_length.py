@@ -33,6 +33,8 @@ HYSTERESIS = 0.03
 PROBE_SHARE = 0.015
 LOOK_SHARE = 0.01
 PROBE_LENGTH = 2
+# The first draft after more plain steps than this also reads what they brought: its time is not a draft's.
+BEHIND = 2
 # Where a draft promises less than this over none, the plain step is timed anew every so many steps:
 # a machine's speed drifts, and what is not run keeps the time of when it was.
 DOUBT = 0.3
@@ -76,6 +78,8 @@ class DraftLength:
         self._wanted = False
         self._longest = 0
         self._steps_since_plain = 0
+        self._plain_spell = 0
+        self._probe_seconds = 0.0
         # Seconds of decoding rows that might be drafted for: since the last draft, and since the last look.
         self._since_draft = 0.0
         self._since_look = 0.0
@@ -166,8 +170,11 @@ class DraftLength:
         return [max(a + b, 1e-9) for a, b in zip(verify, draft, strict=True)]
 
     def _may_probe(self, plain: float, probe: float) -> bool:
-        """Whether enough time has passed since the last draft to pay for another look; both in seconds a step."""
-        extra = max(probe - plain, 0.1 * plain)
+        """Whether enough time has passed since the last draft to pay for another; both in seconds a step.
+
+        After a long spell without drafts the drafter has much to read first: the next takes what the last took.
+        """
+        extra = max(probe - plain, 0.1 * plain, self._probe_seconds)
         return extra < PROBE_SHARE * self._since_draft
 
     def _chances(self, row: Row, limit: int) -> list[float]:
@@ -204,10 +211,16 @@ class DraftLength:
         self._since_look += draft_seconds + verify_seconds if self._wanted else 0.0
         if not length:
             self._since_draft += verify_seconds if self._wanted else 0.0
+            self._plain_spell += 1
             self._fade(rows)
             return
-        self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
+        if self._plain_spell <= BEHIND:
+            self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
+        else:
+            plain = self.verify_cost.estimate(len(rows), 1, context)
+            self._probe_seconds = max(0.0, draft_seconds + verify_seconds - plain)
         self._since_draft = 0.0
+        self._plain_spell = 0
         for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
             trials = min(agreed + 1, len(draft))
             own = self._rows.setdefault(row.id, Acceptance(ROW_MEMORY))
