@@ -93,6 +93,12 @@ def serve(
     max_batch_tokens: Annotated[
         int, typer.Option(envvar="PARALLM_MAX_BATCH_TOKENS", help="KV cache budget: rows times longest row.")
     ] = DEFAULTS.max_batch_tokens,
+    prefix_cache_tokens: Annotated[
+        int,
+        typer.Option(
+            envvar="PARALLM_PREFIX_CACHE_TOKENS", help="Tokens of past sequences kept for requests that begin alike."
+        ),
+    ] = DEFAULTS.prefix_cache_tokens,
     prefill_chunk: Annotated[
         int, typer.Option(envvar="PARALLM_PREFILL_CHUNK", help="Prompt tokens read between two decode steps.")
     ] = DEFAULTS.prefill_chunk,
@@ -144,6 +150,7 @@ def serve(
             max_batch_size=max_batch_size,
             batch_timeout_ms=batch_timeout_ms,
             max_batch_tokens=max_batch_tokens,
+            prefix_cache_tokens=prefix_cache_tokens,
             prefill_chunk=prefill_chunk,
             max_queue=max_queue,
             use_speculative_decoding=use_speculative,

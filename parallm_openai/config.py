@@ -29,6 +29,11 @@ class EngineConfig(BaseModel):
         ge=1,
         description="KV cache budget: rows times the longest row's prompt and output, in tokens.",
     )
+    prefix_cache_tokens: int = Field(
+        32_768,
+        ge=0,
+        description="Tokens of past sequences that are kept for requests that begin alike; 0 keeps none.",
+    )
     prefill_chunk: int = Field(256, ge=1, description="Prompt tokens computed between two decode steps.")
     max_queue: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
     use_speculative_decoding: bool = Field(True, description="Draft and verify where a drafter is loaded.")

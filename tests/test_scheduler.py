@@ -24,7 +24,8 @@ def row(length: int) -> Row:
 
 @dataclass
 class NoCache:
-    def append(self) -> None: ...
+    lengths: tuple[int, ...] = (0, 0)
+
     def remove(self, row: int) -> None: ...
     def take(self, other: Any, row: int) -> None: ...
 
@@ -34,6 +35,8 @@ class NoModel:
     ragged: bool = True
     prefilling: NoCache = field(default_factory=NoCache)
     decoding: NoCache = field(default_factory=NoCache)
+
+    def admit(self, kept: Any, length: int) -> None: ...
 
 
 def scheduler(waste_limit: int = 10**9, forward_tokens: int = 8) -> Scheduler:
@@ -107,7 +110,7 @@ def test_a_row_sent_back_is_served_next() -> None:
     plan.common.running = [newest, first]
     newest.arrived = first.arrived + 1
     plan.waiting.append(row(5))
-    plan.requeue_newest(plan.common)
+    plan.requeue_newest(plan.common, EngineConfig())
     assert plan.waiting[0] is newest
     assert plan.common.running == [first]
 

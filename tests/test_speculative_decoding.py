@@ -12,18 +12,13 @@ import pytest
 import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import Run, greedy, reference, run_all, seeded
+from tiny import Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
 from parallm_openai.models.kernels import vector_width
-
-
-def draft_model(noise: float) -> DraftModel:
-    return DraftModel(tiny.draft(noise), tiny.VOCAB, tiny.VOCAB)
-
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "none": Drafter,
@@ -67,6 +62,8 @@ requests = st.lists(
     waste_limit=st.sampled_from([0, 20, 10**9]),
     chunk=st.sampled_from([3, 16, 256]),
     cancel=st.booleans(),
+    # A system prompt that all share: those that come later find it read.
+    system=st.sampled_from([0, 0, 40]),
 )
 def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     drawn: list[tuple[list[int], SamplingParams, int]],
@@ -76,8 +73,9 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     waste_limit: int,
     chunk: int,
     cancel: bool,
+    system: int,
 ) -> None:
-    wanted = [Request(tuple(prompt), chosen) for prompt, chosen, _ in drawn]
+    wanted = [Request((*range(system), *prompt), chosen) for prompt, chosen, _ in drawn]
     engine = tiny.core(
         DRAFTERS[drafter],
         draft_length=length,

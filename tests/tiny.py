@@ -22,6 +22,7 @@ from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.sampling import noise_key
+from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.step import EngineCore
 
@@ -98,6 +99,10 @@ def draft(noise: float) -> nn.Module:
     )
     mx.eval(built.parameters())
     return built
+
+
+def draft_model(noise: float) -> DraftModel:
+    return DraftModel(draft(noise), VOCAB, VOCAB)
 
 
 def core(

@@ -19,6 +19,11 @@ from mlx_lm.models.cache import make_prompt_cache
 CAPACITY_STEP = 256
 
 
+def capacity_for(tokens: int) -> int:
+    """The tokens that a buffer has room for which must hold so many."""
+    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
+
+
 class BatchCache(Protocol):
     """The cached state of a batch: row i of every forward is the i-th sequence.
 
@@ -177,9 +182,12 @@ class RaggedCache:
         self._require(len(self.lengths) + 1, 0)
         self.lengths.append(0)
 
-    def take(self, other: BatchCache, row: int) -> None:
+    def take(self, other: BatchCache, row: int, at_most: int | None = None) -> None:
+        """Add a copy of another cache's row at the end, or of its first `at_most` tokens."""
         assert isinstance(other, RaggedCache)
         length, to = other.lengths[row], len(self.lengths)
+        if at_most is not None:
+            length = min(length, at_most)
         self._require(to + 1, length)
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             if length and theirs.keys is not None and theirs.values is not None:
@@ -228,7 +236,7 @@ class RaggedCache:
         if rows > slots:
             slots = 1 << (rows - 1).bit_length()
         if tokens > capacity:
-            capacity = -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
+            capacity = capacity_for(tokens)
         if (slots, capacity) != (self.layout.slots, self.layout.capacity):
             used = max(self.lengths, default=0)
             self.layout.slots, self.layout.capacity = slots, capacity

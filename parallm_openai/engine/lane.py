@@ -7,6 +7,9 @@ as soon as the waste costs more than reading the weights once more.
 
 from __future__ import annotations
 
+import numpy as np
+
+from parallm_openai.engine.prefix_cache import Prefix
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.draft_length import DraftLength
@@ -26,11 +29,21 @@ class Lane:
         self.prefilling: list[Row] = []
         self.running: list[Row] = []
 
-    def admit(self, row: Row) -> None:
-        """A new row begins to prefill."""
-        self.target.prefilling.append()
-        self.drafter.admit()
+    def admit(self, row: Row, prefix: Prefix | None = None, length: int = 0) -> None:
+        """A new row begins to prefill, after the first `length` tokens of a kept sequence, if there is one."""
+        self.target.admit(prefix.target if prefix else None, length)
+        self.drafter.admit(prefix.draft if prefix else None, length)
         self.prefilling.append(row)
+
+    def read(self, index: int) -> list[int]:
+        """The tokens of a decoding row that are in the cache."""
+        return self.running[index].tokens[: self.target.decoding.lengths[index]]
+
+    def copy(self, index: int) -> Prefix | None:
+        """What a decoding row has read, for requests that begin alike; None where state cannot be cut."""
+        tokens = self.read(index)
+        kept = self.target.copy(index, len(tokens))
+        return Prefix(np.array(tokens), kept, self.drafter.copy(index, len(tokens))) if kept is not None else None
 
     def promote(self, source: Lane, index: int) -> None:
         """A row that has read its prompt in `source` goes on to decode here."""

@@ -24,6 +24,8 @@ class Row:
     matcher: Matcher | None
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
+    # Prompt tokens that a kept sequence spared it, until its first output has told so.
+    cached: int = 0
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
 
     @classmethod

@@ -35,6 +35,22 @@ class ModelRunner:
     def _ragged_cache(self) -> RaggedCache:
         return RaggedCache(self.model, self.mask_axes)
 
+    def copy(self, row: int, length: int) -> RaggedCache | None:
+        """A cache with the first `length` tokens of a decoding row alone; None where state cannot be cut."""
+        if not self.ragged:
+            return None
+        alone = self._ragged_cache()
+        alone.take(self.decoding, row, length)
+        return alone
+
+    def admit(self, kept: RaggedCache | None, length: int) -> None:
+        """A new row prefills after the first `length` tokens of a kept one, if there is one."""
+        if kept is None:
+            self.prefilling.append()
+        else:
+            assert isinstance(self.prefilling, RaggedCache)
+            self.prefilling.take(kept, 0, length)
+
     def unread(self, rows: Sequence[Row]) -> list[int]:
         """How many tokens each prefilling row has still to read; its last is left to the first decode step."""
         return [len(row.tokens) - 1 - done for row, done in zip(rows, self.prefilling.lengths, strict=True)]

@@ -1,13 +1,17 @@
-"""Who waits, who is admitted, and how a step's prefill is shared. No arrays here."""
+"""Who waits, who is admitted, what is kept of those that leave, and how a step's prefill is shared. No arrays here."""
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.lane import Lane
+from parallm_openai.engine.prefix_cache import Prefix, PrefixCache
 from parallm_openai.engine.row import Row
+
+log = logging.getLogger(__name__)
 
 # Tokens that each row may grow by before admission would have been wrong.
 HEADROOM = 64
@@ -29,6 +33,7 @@ class Scheduler:
         self.waste_limit = waste_limit
         self.forward_tokens = forward_tokens
         self.waiting: deque[Row] = deque()
+        self.prefixes = PrefixCache()
 
     @property
     def lanes(self) -> tuple[Lane, Lane]:
@@ -55,7 +60,36 @@ class Scheduler:
         while self.waiting and self._fits(self.waiting[0], config):
             row = self.waiting.popleft()
             lane = self.long if len(row.tokens) > LONG_PROMPT else self.common
-            lane.admit(row)
+            prefix, length = self._known(row)
+            lane.admit(row, prefix, length)
+
+    def _known(self, row: Row) -> tuple[Prefix | None, int]:
+        """A kept sequence that begins as the row does, and how far; none where every token is to be scored."""
+        if row.request.params.prompt_logprobs is not None:
+            return None, 0
+        prefix, length = self.prefixes.find(row.tokens)
+        if not row.generated:
+            row.cached = length
+        return prefix, length
+
+    def remember(self, lane: Lane, index: int, config: EngineConfig) -> None:
+        """Keep what a decoding row has read, for requests that begin alike."""
+        if not self.prefixes.wants(lane.read(index), config.prefix_cache_tokens):
+            return
+        try:
+            prefix = lane.copy(index)
+        except (MemoryError, RuntimeError) as error:
+            # The rows that run need the memory more.
+            log.warning("no memory to keep a sequence in (%s); those kept are forgotten", error)
+            self.prefixes.fit(0)
+            return
+        if prefix is not None:
+            self.prefixes.keep(prefix, config.prefix_cache_tokens)
+
+    def retire(self, lane: Lane, index: int, config: EngineConfig) -> Row:
+        """A decoding row leaves."""
+        self.remember(lane, index, config)
+        return lane.drop_running(index)
 
     def _fits(self, row: Row, config: EngineConfig) -> bool:
         rows = self.active + 1
@@ -69,13 +103,13 @@ class Scheduler:
             return None
         return max((lane for lane in self.lanes if lane.running), key=lambda lane: lane.area, default=None)
 
-    def requeue_newest(self, lane: Lane) -> None:
+    def requeue_newest(self, lane: Lane, config: EngineConfig) -> None:
         """A decoding row goes back to the head of the queue, to be prefilled again with what it has.
 
         Nothing is lost: its next token depends on its tokens and its seed alone.
         """
         newest = max(range(len(lane.running)), key=lambda index: lane.running[index].arrived)
-        self.waiting.appendleft(lane.drop_running(newest))
+        self.waiting.appendleft(self.retire(lane, newest, config))
 
     def prefill_share(self, lane: Lane, config: EngineConfig) -> int:
         """Prompt tokens that each of a lane's prefilling rows may read in this step.

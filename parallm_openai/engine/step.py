@@ -85,7 +85,7 @@ class EngineCore:
                     return lane.drop_prefilling(index)
             for index, row in enumerate(lane.running):
                 if row.id == request_id:
-                    return lane.drop_running(index)
+                    return self.scheduler.retire(lane, index, self.config)
         return None
 
     def cancel_all(self) -> list[Output]:
@@ -107,7 +107,8 @@ class EngineCore:
     def step(self) -> list[Output]:
         """Advance every row; returns what each produced. A failure ends the rows that shared the forward alone."""
         while lane := self.scheduler.overflowing(self.config):
-            self.scheduler.requeue_newest(lane)
+            self.scheduler.requeue_newest(lane, self.config)
+        self.scheduler.prefixes.fit(self.config.prefix_cache_tokens)
         self.scheduler.admit(self.config)
         for lane in self.lanes:
             if lane.prefilling:
@@ -178,9 +179,11 @@ class EngineCore:
             self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
         if row.remaining <= 0:
             lane.drop_prefilling(index)
-            self._end(row, FinishReason.LENGTH)
+            self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached))
             return
-        self.scheduler.lane_for(row).promote(lane, index)
+        chosen = self.scheduler.lane_for(row)
+        chosen.promote(lane, index)
+        self.scheduler.remember(chosen, len(chosen.running) - 1, self.config)
 
     # Decode
 
@@ -279,6 +282,7 @@ class EngineCore:
             kept, reason, stop_token = row.extend(sampled[index][: accepted[index] + 1])
             # The row's last token was read together with the drafts that it kept; its newest is pending.
             counts.append(max(1, len(row.tokens) - before))
+            cached, row.cached = row.cached, 0
             if row.first_token_at is None:
                 row.first_token_at = time.perf_counter()
             output = Output(
@@ -288,6 +292,7 @@ class EngineCore:
                 stop_token=stop_token,
                 drafted=drafted[index],
                 accepted=min(accepted[index], len(kept)),
+                cached_prompt_tokens=cached,
             )
             if reason is None:
                 self._outputs.append(output)
@@ -296,7 +301,7 @@ class EngineCore:
                 self._end(row, reason, output, row.matcher.error if row.matcher is not None else None)
         lane.target.decoding.commit(counts)
         for index in reversed(ended):
-            lane.drop_running(index)
+            self.scheduler.retire(lane, index, self.config)
 
     def _end(self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None) -> None:
         """Close a request's books; `output` is what its last step produced."""

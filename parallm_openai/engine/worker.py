@@ -114,6 +114,7 @@ class Engine:
             "enabled": core.can_draft and core.config.use_speculative_decoding,
             **core.scheduler.common.draft_length.report(),
         }
+        report["prefix_cache"] = core.scheduler.prefixes.report()
         return report
 
     @property

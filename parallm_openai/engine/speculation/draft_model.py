@@ -38,8 +38,11 @@ class DraftModel(Drafter):
         self.target_vocab_size = target_vocab_size
         self.starts: list[int] = []
 
-    def admit(self) -> None:
-        self.runner.prefilling.append()
+    def admit(self, kept: RaggedCache | None = None, length: int = 0) -> None:
+        self.runner.admit(kept, length)
+
+    def copy(self, row: int, length: int) -> RaggedCache | None:
+        return self.runner.copy(row, length) if self.starts[row] == 0 else None
 
     def prefill(self, rows: Sequence[Row], width: int) -> None:
         self.runner.prefill(rows, width, self._known)

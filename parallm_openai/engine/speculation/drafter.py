@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from parallm_openai.config import Acceptance
+from parallm_openai.engine.kv_cache import RaggedCache
 from parallm_openai.engine.row import Row
 
 
@@ -45,8 +46,12 @@ class Drafter:
     # Whether a proposal costs next to nothing, so that the draft length is better chosen after it.
     free = False
 
-    def admit(self) -> None:
-        """A new row begins to prefill."""
+    def admit(self, kept: RaggedCache | None = None, length: int = 0) -> None:
+        """A new row begins to prefill, after the first `length` tokens of what `copy` gave, if it gave any."""
+
+    def copy(self, row: int, length: int) -> RaggedCache | None:
+        """A cache with the first `length` tokens of a decoding row alone; None where it does not hold them."""
+        return None
 
     def prefill(self, rows: Sequence[Row], width: int) -> None:
         """The prefilling rows each read up to `width` more tokens."""

@@ -1,0 +1,99 @@
+"""What past sequences have read, for requests that begin with the same tokens.
+
+A chat sends its whole history with every turn, and many requests the same system prompt. The
+keys and values of a token depend on nothing but the tokens before it, so a new row starts with a copy of
+the longest beginning that it shares with a kept sequence and reads only the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parallm_openai.engine.kv_cache import RaggedCache, capacity_for
+
+# A shorter beginning is as soon read as copied.
+LEAST_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """One kept sequence: caches of a single row each; `draft` is None where the drafter has not read it."""
+
+    tokens: np.ndarray
+    target: RaggedCache
+    draft: RaggedCache | None = None
+
+    @property
+    def room(self) -> int:
+        """Tokens that its buffers have room for."""
+        return self.target.layout.capacity
+
+
+class PrefixCache:
+    """Kept sequences, the least recently used first; those that came latest to use stay.
+
+    The budget is in tokens, as the buffers have room for them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Prefix] = []
+        self.hits = 0
+        self.hit_tokens = 0
+
+    def find(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
+        """The kept sequence that shares the longest beginning with `tokens`, and that beginning's length.
+
+        At least `LEAST_TOKENS` or none, and never all of `tokens`: a row's last token is read when it decodes.
+        """
+        best, length = self._longest(tokens)
+        length = min(length, len(tokens) - 1)
+        if best is None or length < LEAST_TOKENS:
+            return None, 0
+        self._kept.remove(best)
+        self._kept.append(best)
+        self.hits += 1
+        self.hit_tokens += length
+        return best, length
+
+    def _longest(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
+        wanted = np.asarray(tokens, dtype=np.int64)
+        shared = [_shared(wanted, prefix.tokens) for prefix in self._kept]
+        if not shared:
+            return None, 0
+        best = max(range(len(shared)), key=shared.__getitem__)
+        return self._kept[best], shared[best]
+
+    def wants(self, tokens: Sequence[int], budget: int) -> bool:
+        """Whether a sequence is worth a copy: neither short, nor larger than the budget, nor kept already."""
+        fits = len(tokens) >= LEAST_TOKENS and capacity_for(len(tokens)) <= budget
+        return fits and self._longest(tokens)[1] < len(tokens)
+
+    def keep(self, prefix: Prefix, budget: int) -> None:
+        """Add a sequence in the place of those that it continues; older ones make room for it."""
+        self._kept = [old for old in self._kept if _shared(old.tokens, prefix.tokens) < len(old.tokens)]
+        self._kept.append(prefix)
+        self.fit(budget)
+
+    def fit(self, budget: int) -> None:
+        """Forget the least recently used until the rest is within the budget."""
+        while self._kept and self.room > budget:
+            self._kept.pop(0)
+
+    @property
+    def room(self) -> int:
+        return sum(prefix.room for prefix in self._kept)
+
+    def report(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"sequences": len(self._kept), "tokens": self.room, "hits": self.hits, "hit_tokens": self.hit_tokens}
+
+
+def _shared(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    length = min(len(a), len(b))
+    differing = np.flatnonzero(a[:length] != b[:length])
+    return int(differing[0]) if len(differing) else length

@@ -1,0 +1,224 @@
+"""A request that begins like an earlier one reads only the rest, and its output cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import Run, draft_model, greedy, reference, run_all, seeded
+
+from parallm_openai.engine.kv_cache import CAPACITY_STEP, RaggedCache, capacity_for
+from parallm_openai.engine.prefix_cache import LEAST_TOKENS, Prefix, PrefixCache
+from parallm_openai.engine.request import FinishReason, Request
+from parallm_openai.engine.runner import ModelRunner
+
+SYSTEM = [n * n % tiny.VOCAB for n in range(50)]
+ROOMY = 10**6
+
+
+def kept(tokens: Sequence[int]) -> Prefix:
+    """A kept sequence without a model: the index looks at its tokens and its room alone."""
+    cache = RaggedCache(tiny.model())
+    cache.layout.capacity = capacity_for(len(tokens))
+    return Prefix(np.array(tokens), cache)
+
+
+def cached(run: Run, request: Request) -> int:
+    return sum(output.cached_prompt_tokens for output in run.outputs[request.id])
+
+
+def turn(run: Run, request: Request, more: list[int]) -> Request:
+    """The chat's next turn: all that was said, and something new."""
+    return greedy([*request.prompt, *run.tokens[request.id], *more], 12)
+
+
+@pytest.mark.parametrize("drafter", [tiny.Drafter, lambda: draft_model(0.0), lambda: draft_model(0.3)])
+def test_a_chats_next_turn_reads_only_what_is_new(drafter: type[tiny.Drafter]) -> None:
+    run = Run(tiny.core(drafter, draft_length=4))
+    request = greedy(SYSTEM, 12)
+    run.add(request)
+    run.finish()
+    assert cached(run, request) == 0
+    for number in range(4):
+        read = run.core.stats.prompt_tokens
+        request = turn(run, request, [number, 5, 9])
+        run.add(request)
+        run.finish()
+        assert run.tokens[request.id] == reference(request)
+        assert cached(run, request) >= len(request.prompt) - 3 - 1
+        assert run.core.stats.prompt_tokens - read <= 3
+
+
+def test_requests_with_one_system_prompt_share_it_while_the_first_still_runs() -> None:
+    run = Run(tiny.core())
+    first = greedy([*SYSTEM, 1], 60)
+    run.add(first)
+    run.step()
+    run.step()
+    others = [seeded([*SYSTEM, n, n + 1], 20, seed=n) for n in range(3)]
+    for request in others:
+        run.add(request)
+    run.finish()
+    assert [cached(run, request) for request in others] == [len(SYSTEM)] * 3
+    for request in (first, *others):
+        assert run.tokens[request.id] == reference(request)
+
+
+def test_a_perfect_draft_goes_on_where_it_had_read_to() -> None:
+    run = Run(tiny.core(lambda: draft_model(0.0), draft_length=4))
+    request = greedy(SYSTEM, 20)
+    run.add(request)
+    run.finish()
+    request = turn(run, request, [7])
+    run.add(request)
+    run.finish()
+    assert run.accepted(request) == run.drafted(request) > 0
+
+
+def test_the_same_prompt_again_reads_nothing() -> None:
+    request, again = seeded(SYSTEM, 20, seed=3), seeded(SYSTEM, 20, seed=3)
+    run = Run(tiny.core())
+    run.add(request)
+    run.finish()
+    read = run.core.stats.prompt_tokens
+    run.add(again)
+    run.finish()
+    assert run.core.stats.prompt_tokens == read
+    assert run.tokens[again.id] == run.tokens[request.id]
+    assert cached(run, again) == len(SYSTEM) - 1
+
+
+def test_prompt_logprobs_are_computed_for_every_token() -> None:
+    first, scored = greedy(SYSTEM, 5), greedy(SYSTEM, 5, prompt_logprobs=1)
+    run = Run(tiny.core())
+    for request in (first, scored):
+        run.add(request)
+        run.finish()
+    assert cached(run, scored) == 0
+    (prompt,) = [o.prompt_logprobs for o in run.outputs[scored.id] if o.prompt_logprobs is not None]
+    assert len(prompt) == len(SYSTEM)
+
+
+def test_a_cancelled_request_leaves_what_it_has_read() -> None:
+    run = Run(tiny.core())
+    request = greedy(SYSTEM, 100)
+    run.add(request)
+    for _ in range(10):
+        run.step()
+    run.gather(run.core.cancel(request.id))
+    assert run.reason(request) is FinishReason.CANCELLED
+    after = turn(run, request, [1, 2])
+    run.add(after)
+    run.finish()
+    assert cached(run, after) > len(SYSTEM)
+    assert run.tokens[after.id] == reference(after)
+
+
+def test_a_row_that_was_sent_back_does_not_read_again_what_it_had() -> None:
+    requests = [greedy([n + 1] * 40, 150) for n in range(4)]
+    engine = tiny.core(max_batch_tokens=500)
+    run = run_all(engine, requests)
+    for request in requests:
+        assert run.tokens[request.id] == reference(request)
+        assert cached(run, request) == 0
+    assert engine.stats.prompt_tokens == 4 * 39
+
+
+@pytest.mark.parametrize("settings", [{"prefix_cache_tokens": 0}, {"ragged": False}])
+def test_nothing_is_kept_where_nothing_is_asked_for_or_state_cannot_be_cut(settings: dict[str, int]) -> None:
+    engine = tiny.core(**settings)  # type: ignore[arg-type]
+    first, second = greedy(SYSTEM, 5), greedy(SYSTEM, 5)
+    run = run_all(engine, [first, second], [0, 10])
+    assert cached(run, second) == 0
+    assert run.tokens[second.id] == reference(second)
+    assert engine.scheduler.prefixes.report()["sequences"] == 0
+
+
+def test_a_smaller_budget_frees_what_no_longer_fits() -> None:
+    engine = tiny.core()
+    run_all(engine, [greedy(SYSTEM, 5), greedy([9, *SYSTEM], 5)])
+    assert engine.scheduler.prefixes.report()["tokens"] == 2 * CAPACITY_STEP
+    engine.config = engine.config.model_copy(update={"prefix_cache_tokens": 0})
+    run_all(engine, [greedy([1], 2)])
+    assert engine.scheduler.prefixes.report()["tokens"] == 0
+
+
+def test_where_memory_runs_out_kept_sequences_go_and_the_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tiny.core())
+    first, second = greedy(SYSTEM, 5), greedy([9, *SYSTEM], 5)
+    run.add(first)
+    run.finish()
+    monkeypatch.setattr(ModelRunner, "copy", lambda *_: (_ for _ in ()).throw(RuntimeError("[malloc] no memory")))
+    run.add(second)
+    run.finish()
+    assert run.tokens[second.id] == reference(second)
+    assert run.core.scheduler.prefixes.report()["sequences"] == 0
+
+
+tokens = st.lists(st.integers(0, 1), min_size=1, max_size=LEAST_TOKENS + 8)
+
+
+@given(known=st.lists(tokens, max_size=6), wanted=tokens)
+def test_the_longest_shared_beginning_is_found(known: list[list[int]], wanted: list[int]) -> None:
+    cache = PrefixCache()
+    head = [2] * (LEAST_TOKENS - 4)
+    for sequence in known:
+        if cache.wants([*head, *sequence], ROOMY):
+            cache.keep(kept([*head, *sequence]), ROOMY)
+    wanted = [*head, *wanted]
+    usable = [
+        n
+        for sequence in known
+        if len(head) + len(sequence) >= LEAST_TOKENS
+        for n in range(LEAST_TOKENS, len(wanted))
+        if [*head, *sequence][:n] == wanted[:n]
+    ]
+    found, length = cache.find(wanted)
+    assert length == max(usable, default=0)
+    assert (found is not None) == bool(usable)
+    assert found is None or found.tokens[:length].tolist() == wanted[:length]
+
+
+def test_a_sequence_takes_the_place_of_what_it_continues() -> None:
+    cache = PrefixCache()
+    cache.keep(kept(SYSTEM), ROOMY)
+    cache.keep(kept([*SYSTEM, 1, 2]), ROOMY)
+    cache.keep(kept([*SYSTEM, 3]), ROOMY)
+    assert cache.report()["sequences"] == 2
+    assert not cache.wants(SYSTEM, ROOMY)
+
+
+def test_the_least_recently_used_make_room() -> None:
+    cache, budget = PrefixCache(), 2 * CAPACITY_STEP
+    first, second, third = ([n, *SYSTEM] for n in (1, 2, 3))
+    cache.keep(kept(first), budget)
+    cache.keep(kept(second), budget)
+    cache.find([*first, 5])
+    cache.keep(kept(third), budget)
+    assert [cache.find([*sequence, 5])[1] for sequence in (first, second, third)] == [51, 0, 51]
+
+
+def test_what_is_larger_than_the_budget_drives_nothing_out() -> None:
+    cache = PrefixCache()
+    assert not cache.wants([1] * (CAPACITY_STEP + 1), 2 * CAPACITY_STEP - 1)
+    assert cache.wants([1] * CAPACITY_STEP, CAPACITY_STEP)
+
+
+def test_a_kept_sequence_is_a_copy_that_later_rows_cannot_change() -> None:
+    run = Run(tiny.core())
+    first = greedy(SYSTEM, 4)
+    run.add(first)
+    run.finish()
+    prefix, length = run.core.scheduler.prefixes.find([*SYSTEM, *run.tokens[first.id], 1])
+    assert prefix is not None
+    before = [np.array(layer.keys[:, :, :length]) for layer in prefix.target.layers if layer.keys is not None]
+    for request in [greedy([*SYSTEM, 1], 30), greedy([5] * 60, 30)]:
+        run.add(request)
+    run.finish()
+    after = [layer.keys[:, :, :length] for layer in prefix.target.layers if layer.keys is not None]
+    assert all(mx.array_equal(mx.array(a), b).item() for a, b in zip(before, after, strict=True))
