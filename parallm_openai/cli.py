@@ -88,7 +88,7 @@ def serve(
     ] = DEFAULTS.max_batch_size,
     batch_timeout_ms: Annotated[
         float,
-        typer.Option(envvar="PARALLM_BATCH_TIMEOUT_MS", help="How long an idle engine waits for company."),
+        typer.Option(envvar="PARALLM_BATCH_TIMEOUT_MS", help="How long an idle engine waits for more company."),
     ] = DEFAULTS.batch_timeout_ms,
     max_batch_tokens: Annotated[
         int, typer.Option(envvar="PARALLM_MAX_BATCH_TOKENS", help="KV cache budget: rows times longest row.")

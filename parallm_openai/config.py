@@ -19,10 +19,10 @@ class EngineConfig(BaseModel):
 
     max_batch_size: int = Field(16, ge=1, le=1024, description="Rows decoded together at most.")
     batch_timeout_ms: float = Field(
-        2.0,
+        4.0,
         ge=0,
         le=10_000,
-        description="How long an idle engine waits for company before its first step, in ms.",
+        description="An idle engine waits for company until none has come for this long, in ms.",
     )
     max_batch_tokens: int = Field(
         65_536,

@@ -94,6 +94,18 @@ def test_an_idle_engine_waits_for_company(outbox: Outbox) -> None:
     engine.stop()
 
 
+def test_each_newcomer_is_given_time_for_another_but_the_first_does_not_wait_for_ever(outbox: Outbox) -> None:
+    engine = Engine(lambda: tiny.core(batch_timeout_ms=100), outbox)
+    requests = [greedy([n + 1], 2) for n in range(16)]
+    for request in requests:
+        engine.submit(request)
+        time.sleep(0.06)
+    for request in requests:
+        outbox.wait(request.id)
+    assert 4 <= engine.stats()["batching_stats"]["max_batch_size_seen"] < 16
+    engine.stop()
+
+
 def test_stopping_ends_what_runs_and_refuses_what_comes(outbox: Outbox) -> None:
     engine = Engine(lambda: tiny.core(), outbox)
     request = greedy([1], 4000)

@@ -23,6 +23,9 @@ from parallm_openai.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 
+# In timeouts: however steadily requests come, the first of them waits no longer.
+LONGEST_GATHERING = 8
+
 Deliver = Callable[[list[Output]], None]
 
 
@@ -169,13 +172,14 @@ class Engine:
                 return False
 
     def _gather_company(self) -> bool:
-        """Wait up to `batch_timeout_ms` for more requests to share the first steps with."""
+        """Wait for more requests to share the first steps with, until none has come for `batch_timeout_ms`."""
         if not self.core.scheduler.waiting:
             return True
-        deadline = time.monotonic() + self.core.config.batch_timeout_ms / 1000
+        timeout = self.core.config.batch_timeout_ms / 1000
+        deadline = time.monotonic() + LONGEST_GATHERING * timeout
         while len(self.core.scheduler.waiting) < self.core.config.max_batch_size:
             try:
-                command = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+                command = self._inbox.get(timeout=max(0.0, min(timeout, deadline - time.monotonic())))
             except queue.Empty:
                 break
             if not self._carry_out(command):
