@@ -41,6 +41,7 @@ def bodies(count: int) -> list[dict[str, Any]]:
     return made
 
 
+@pytest.mark.slow
 def test_32_streams_that_join_over_time_get_what_each_gets_alone(server: RunningServer) -> None:
     wanted = bodies(32)
     with server.client as client:

@@ -93,6 +93,47 @@ def test_the_same_prompt_again_reads_nothing() -> None:
     assert cached(run, again) == len(SYSTEM) - 1
 
 
+def test_choices_of_one_prompt_read_it_once() -> None:
+    run = Run(tiny.core(prefill_chunk=16))
+    choices = [seeded(SYSTEM, 20, seed=n) for n in range(4)]
+    for request in choices:
+        run.add(request)
+    run.finish()
+    assert run.core.stats.prompt_tokens == len(SYSTEM) - 1
+    assert [cached(run, request) for request in choices] == [0, *[len(SYSTEM) - 1] * 3]
+    for request in choices:
+        assert run.tokens[request.id] == reference(request)
+
+
+def test_nobody_waits_behind_a_request_that_waits_for_anothers_prompt() -> None:
+    run = Run(tiny.core(prefill_chunk=16))
+    reading, waiting, other = greedy(SYSTEM, 5), greedy([*SYSTEM, 1], 5), greedy([5, 6, 7], 5)
+    for request in (reading, waiting, other):
+        run.add(request)
+    run.step()
+    assert [row.request for row in run.core.scheduler.waiting] == [waiting]
+    assert run.tokens[other.id]
+    run.finish()
+    for request in (reading, waiting, other):
+        assert run.tokens[request.id] == reference(request)
+
+
+def test_a_request_with_more_of_its_own_to_read_waits_for_nobody() -> None:
+    run = Run(tiny.core(prefill_chunk=16))
+    for request in (greedy(SYSTEM, 5), greedy([*SYSTEM, *[7] * 60], 5)):
+        run.add(request)
+    run.step()
+    assert not run.core.scheduler.waiting
+
+
+def test_a_request_does_not_wait_for_a_prompt_that_will_not_be_kept() -> None:
+    run = Run(tiny.core(prefill_chunk=16, prefix_cache_tokens=100))
+    for request in (greedy(SYSTEM, 5), greedy(SYSTEM, 5)):
+        run.add(request)
+    run.step()
+    assert not run.core.scheduler.waiting
+
+
 def test_prompt_logprobs_are_computed_for_every_token() -> None:
     first, scored = greedy(SYSTEM, 5), greedy(SYSTEM, 5, prompt_logprobs=1)
     run = Run(tiny.core())
@@ -181,7 +222,7 @@ def test_the_longest_shared_beginning_is_found(known: list[list[int]], wanted: l
     found, length = cache.find(wanted)
     assert length == max(usable, default=0)
     assert (found is not None) == bool(usable)
-    assert found is None or found.tokens[:length].tolist() == wanted[:length]
+    assert found is None or list(found.tokens[:length]) == wanted[:length]
 
 
 def test_a_sequence_takes_the_place_of_what_it_continues() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, count
 from typing import Any
 
 from hypothesis import given
@@ -17,9 +17,12 @@ from parallm_openai.engine.row import Row
 from parallm_openai.engine.scheduler import HEADROOM, LONG_PROMPT, Scheduler, first_width
 from parallm_openai.engine.speculation.drafter import Drafter
 
+numbers = count()
+
 
 def row(length: int) -> Row:
-    return Row.of(Request((1,) * length, SamplingParams()), 10_000, frozenset())
+    """A row whose prompt begins like no other's."""
+    return Row.of(Request((next(numbers), *(1,) * (length - 1)), SamplingParams()), 10_000, frozenset())
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -45,6 +46,7 @@ def bounded(body: Any, model: str) -> Any:
     return body
 
 
+@pytest.mark.slow
 def test_every_answer_is_as_documented(served: Any) -> None:
     schema = schemathesis.openapi.from_url(served.url.removesuffix("/v1") + "/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]

@@ -49,9 +49,8 @@ class PrefixCache:
 
         At least `LEAST_TOKENS` or none, and never all of `tokens`: a row's last token is read when it decodes.
         """
-        best, length = self._longest(tokens)
-        length = min(length, len(tokens) - 1)
-        if best is None or length < LEAST_TOKENS:
+        best, length = self._longest(tokens[:-1])
+        if best is None:
             return None, 0
         self._kept.remove(best)
         self._kept.append(best)
@@ -59,22 +58,28 @@ class PrefixCache:
         self.hit_tokens += length
         return best, length
 
+    def known(self, tokens: Sequence[int]) -> int:
+        """How long a beginning `find` would find."""
+        return self._longest(tokens[:-1])[1]
+
     def _longest(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
-        wanted = np.asarray(tokens, dtype=np.int64)
-        shared = [_shared(wanted, prefix.tokens) for prefix in self._kept]
-        if not shared:
+        beginnings = [common_beginning(tokens, prefix.tokens) for prefix in self._kept]
+        best = max(range(len(beginnings)), key=beginnings.__getitem__, default=None)
+        if best is None or not beginnings[best]:
             return None, 0
-        best = max(range(len(shared)), key=shared.__getitem__)
-        return self._kept[best], shared[best]
+        return self._kept[best], beginnings[best]
+
+    def has_room(self, tokens: Sequence[int], budget: int) -> bool:
+        """Whether a sequence is neither too short nor too long to be kept."""
+        return len(tokens) >= LEAST_TOKENS and capacity_for(len(tokens)) <= budget
 
     def wants(self, tokens: Sequence[int], budget: int) -> bool:
-        """Whether a sequence is worth a copy: neither short, nor larger than the budget, nor kept already."""
-        fits = len(tokens) >= LEAST_TOKENS and capacity_for(len(tokens)) <= budget
-        return fits and self._longest(tokens)[1] < len(tokens)
+        """Whether a sequence is worth a copy: one that there is room for and that is not kept already."""
+        return self.has_room(tokens, budget) and self._longest(tokens)[1] < len(tokens)
 
     def keep(self, prefix: Prefix, budget: int) -> None:
         """Add a sequence in the place of those that it continues; older ones make room for it."""
-        self._kept = [old for old in self._kept if _shared(old.tokens, prefix.tokens) < len(old.tokens)]
+        self._kept = [old for old in self._kept if common_beginning(old.tokens, prefix.tokens) < len(old.tokens)]
         self._kept.append(prefix)
         self.fit(budget)
 
@@ -92,8 +97,11 @@ class PrefixCache:
         return {"sequences": len(self._kept), "tokens": self.room, "hits": self.hits, "hit_tokens": self.hit_tokens}
 
 
-def _shared(a: np.ndarray, b: np.ndarray) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+def common_beginning(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:
+    """How many tokens two sequences have in common at their beginning; 0 where those are too few to matter."""
+    if list(a[:LEAST_TOKENS]) != list(b[:LEAST_TOKENS]):
+        return 0
     length = min(len(a), len(b))
-    differing = np.flatnonzero(a[:length] != b[:length])
-    return int(differing[0]) if len(differing) else length
+    differing = np.flatnonzero(np.asarray(a[:length]) != np.asarray(b[:length]))
+    same = int(differing[0]) if len(differing) else length
+    return same if same >= LEAST_TOKENS else 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.lane import Lane
-from parallm_openai.engine.prefix_cache import Prefix, PrefixCache
+from parallm_openai.engine.prefix_cache import Prefix, PrefixCache, common_beginning
 from parallm_openai.engine.row import Row
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,13 @@ class Scheduler:
         return not (self.waiting or self.active)
 
     def admit(self, config: EngineConfig) -> None:
-        """Move waiting rows that fit into prefill, in order."""
-        while self.waiting and self._fits(self.waiting[0], config):
-            row = self.waiting.popleft()
+        """Move waiting rows that fit into prefill, in order; one whose prompt is being read already waits for that."""
+        for row in list(self.waiting):
+            if self._being_read(row, config):
+                continue
+            if not self._fits(row, config):
+                return
+            self.waiting.remove(row)
             lane = self.long if len(row.tokens) > LONG_PROMPT else self.common
             prefix, length = self._known(row)
             lane.admit(row, prefix, length)
@@ -71,6 +75,17 @@ class Scheduler:
         if not row.generated:
             row.cached = length
         return prefix, length
+
+    def _being_read(self, row: Row, config: EngineConfig) -> bool:
+        """Whether another row is reading, and will leave to be copied, more than half of what this one has to read."""
+        if row.request.params.prompt_logprobs is not None or not self.common.target.ragged:
+            return False
+        for other in self.prefilling:
+            beginning = common_beginning(row.tokens, other.tokens[:-1])
+            if beginning and self.prefixes.has_room(other.tokens, config.prefix_cache_tokens):
+                known = self.prefixes.known(row.tokens)
+                return beginning - known > (len(row.tokens) - known) / 2
+        return False
 
     def remember(self, lane: Lane, index: int, config: EngineConfig) -> None:
         """Keep what a decoding row has read, for requests that begin alike."""

@@ -25,6 +25,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, dequantize_model, load_adapters, load_model, load_tokenizer
 
+from parallm_openai.models import huge_pages
+
 log = logging.getLogger(__name__)
 
 FALLBACK_CONTEXT = 4096
@@ -122,9 +124,13 @@ def load(
         model = _for_cpu(model)
     try:
         mx.eval(model.parameters())
-        return LoadedModel.of(model, tokenizer, config, name=name or _served_name(str(path_or_id), path), path=path)
+        loaded = LoadedModel.of(model, tokenizer, config, name=name or _served_name(str(path_or_id), path), path=path)
     except Exception as error:
         raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {_sentence(error)}") from error
+    if on_plain_cpu():
+        # Only now: it has run once, so that the BLAS has its buffers too.
+        huge_pages.collapse()
+    return loaded
 
 
 def on_plain_cpu() -> bool:
