@@ -88,3 +88,4 @@ def test_a_compiler_that_refuses_the_flags_is_left_to_mlx_as_it_is(tmp_path: Pat
     path = compiler_that(refuses, tmp_path)
     told = prepared(SILU, PATH=path, XDG_CACHE_HOME=str(tmp_path / "cache"), TMPDIR=str(tmp_path))
     assert told.startswith(f"{tmp_path}/g++ without {FLAGS[0]}")
+    assert not [left for left in tmp_path.glob("cache/parallm-openai/compiler-*/*") if left.is_file()]

@@ -76,27 +76,31 @@ def _has_avx2() -> bool:
 
 
 def _wrapped(compiler: str, flags: tuple[str, ...]) -> Path:
-    """A folder with a `g++` that adds the flags; made once, where the compiler takes them.
+    """A folder with a `g++` that adds the flags; made once, where that works.
 
-    Raises CalledProcessError where it does not, OSError or RuntimeError where there is no place for it.
+    Raises CalledProcessError where the compiler does not take them, OSError or RuntimeError where there is no
+    place for programs of one's own.
     """
     script = SCRIPT.format(command=f'"{compiler}" {" ".join(flags)}')
     # Other flags get another folder: what was compiled without them is not taken for what they make.
     folder = cache_folder() / f"{_FOLDER}{hashlib.sha256(script.encode()).hexdigest()[:12]}"
     target = folder / "g++"
     if not target.exists():
-        _try_out(compiler, flags)
         folder.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as draft:
             draft.write(script)
-        os.chmod(draft.name, 0o755)
-        os.replace(draft.name, target)
+        try:
+            os.chmod(draft.name, 0o755)
+            _try_out(draft.name)
+            os.replace(draft.name, target)
+        finally:
+            Path(draft.name).unlink(missing_ok=True)
     return folder
 
 
-def _try_out(compiler: str, flags: tuple[str, ...]) -> None:
+def _try_out(compiler: str) -> None:
     subprocess.run(
-        [compiler, *flags, "-fsyntax-only", "-x", "c++", "-"],
+        [compiler, "-fsyntax-only", "-x", "c++", "-"],
         input=b"int answer = 42;",
         check=True,
         capture_output=True,

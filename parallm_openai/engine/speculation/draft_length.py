@@ -31,9 +31,9 @@ HYSTERESIS = 0.03
 # into drafts, and into having the drafter read prompts, since only a row whose prompt it has read
 # shows what its guesses are worth.
 PROBE_SHARE = 0.015
-LOOK_SHARE = 0.01
+LOOK_SHARE = 0.005
 PROBE_LENGTH = 2
-# The first draft after more plain steps than this also reads what they brought: its time is not a draft's.
+# The first draft after more plain steps than this is a probe, and also reads what they brought.
 BEHIND = 2
 # Where a draft promises less than this over none, the plain step is timed anew every so many steps:
 # a machine's speed drifts, and what is not run keeps the time of when it was.
@@ -214,9 +214,8 @@ class DraftLength:
             self._plain_spell += 1
             self._fade(rows)
             return
-        if self._plain_spell <= BEHIND:
-            self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
-        else:
+        self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
+        if self._plain_spell > BEHIND:
             plain = self.verify_cost.estimate(len(rows), 1, context)
             self._probe_seconds = max(0.0, draft_seconds + verify_seconds - plain)
         self._since_draft = 0.0
