@@ -35,9 +35,10 @@ LOOK_SHARE = 0.005
 PROBE_LENGTH = 2
 # The first draft after more plain steps than this is a probe, and also reads what they brought.
 BEHIND = 2
-# Where a draft promises less than this over none, the plain step is timed anew every so many steps:
-# a machine's speed drifts, and what is not run keeps the time of when it was.
+# Where a draft promises less than this over none, the plain step is timed anew, at first after a few steps and
+# then every so many: a machine's speed drifts, and what is not run keeps the time of when it was.
 DOUBT = 0.3
+FIRST_RECHECK = 6
 RECHECK_EVERY = 24
 # A drafted token that is reached more rarely than this is not worth sampling.
 LEAST_CHANCE = 0.05
@@ -78,6 +79,7 @@ class DraftLength:
         self._wanted = False
         self._longest = 0
         self._steps_since_plain = 0
+        self._recheck_after = FIRST_RECHECK
         self._plain_spell = 0
         self._probe_seconds = 0.0
         # Seconds of decoding rows that might be drafted for: since the last draft, and since the last look.
@@ -136,7 +138,10 @@ class DraftLength:
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
             best = now
-        if rates[best] < rates[0] * (1 + DOUBT) and self._steps_since_plain >= RECHECK_EVERY:
+        if best == 0:
+            self._recheck_after = FIRST_RECHECK
+        elif rates[best] < rates[0] * (1 + DOUBT) and self._steps_since_plain >= self._recheck_after:
+            self._recheck_after = min(2 * self._recheck_after, RECHECK_EVERY)
             return 0
         probe = min(PROBE_LENGTH, longest)
         if best == 0 and self._may_probe(costs[0], costs[probe]):
