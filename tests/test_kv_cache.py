@@ -9,7 +9,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallm_openai.engine.kv_cache import CAPACITY_STEP, Layout, RaggedCache
+from parallm_openai.engine.kv_cache import CAPACITY_STEP, KEPT_CAPACITY, Layout, RaggedCache
 
 
 def alone(tokens: list[int]) -> np.ndarray:
@@ -98,14 +98,40 @@ def test_a_rejected_tail_costs_nothing_and_leaves_no_trace() -> None:
     batch.forward([[5, 6]], [2])
 
 
-def test_an_emptied_cache_gives_its_memory_back() -> None:
+@pytest.mark.parametrize(("length", "freed"), [(3, False), (KEPT_CAPACITY + 1, True)])
+def test_an_emptied_cache_gives_large_buffers_back_and_uses_small_ones_again(length: int, freed: bool) -> None:
     batch = Mirror()
     batch.append()
-    batch.forward([[1, 2, 3]], [3])
+    batch.forward([[1] * length], [length])
     batch.remove(0)
-    assert all(layer.keys is None for layer in batch.cache.layers)
+    assert all((layer.keys is None) == freed for layer in batch.cache.layers)
     batch.append()
     batch.forward([[4, 5]], [2])
+
+
+def test_room_for_rows_that_are_to_come_is_made_once() -> None:
+    batch, source = RaggedCache(tiny.model()), RaggedCache(tiny.model())
+    for _ in range(5):
+        source.append()
+    source.forward([[1, 2]] * 5)
+    source.commit([2] * 5)
+    batch.reserve(5)
+    batch.take(source, 0)
+    slots = [layer.keys.shape[0] for layer in batch.layers if layer.keys is not None]
+    assert slots == [8, 8]
+
+
+def test_a_copy_of_a_row_is_no_larger_than_it_need_be() -> None:
+    batch = Mirror()
+    batch.append()
+    batch.append()
+    batch.forward([[1, 2, 3, 4], [5, 6]], [4, 2])
+    copied = batch.cache.copy(0, 3)
+    for copy, layer in zip(copied.layers, batch.cache.layers, strict=True):
+        assert copy.keys is not None
+        assert layer.keys is not None
+        assert copy.keys.shape == (1, 2, 4, 12)
+        np.testing.assert_array_equal(np.array(copy.keys[:, :, :3]), np.array(layer.keys[:1, :, :3]))
 
 
 def test_a_write_that_does_not_fit_is_refused_before_it_reaches_an_array() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import Run, draft_model, greedy, reference, run_all, seeded
 
-from parallm_openai.engine.kv_cache import CAPACITY_STEP, RaggedCache, capacity_for
+from parallm_openai.engine.kv_cache import RaggedCache
 from parallm_openai.engine.prefix_cache import LEAST_TOKENS, Prefix, PrefixCache
 from parallm_openai.engine.request import FinishReason, Request
 from parallm_openai.engine.runner import ModelRunner
@@ -22,10 +22,8 @@ ROOMY = 10**6
 
 
 def kept(tokens: Sequence[int]) -> Prefix:
-    """A kept sequence without a model: the index looks at its tokens and its room alone."""
-    cache = RaggedCache(tiny.model())
-    cache.layout.capacity = capacity_for(len(tokens))
-    return Prefix(np.array(tokens), cache)
+    """A kept sequence without its keys and values: the index looks at its tokens alone."""
+    return Prefix(np.array(tokens), RaggedCache(tiny.model()))
 
 
 def cached(run: Run, request: Request) -> int:
@@ -127,7 +125,7 @@ def test_a_request_with_more_of_its_own_to_read_waits_for_nobody() -> None:
 
 
 def test_a_request_does_not_wait_for_a_prompt_that_will_not_be_kept() -> None:
-    run = Run(tiny.core(prefill_chunk=16, prefix_cache_tokens=100))
+    run = Run(tiny.core(prefill_chunk=16, prefix_cache_tokens=49))
     for request in (greedy(SYSTEM, 5), greedy(SYSTEM, 5)):
         run.add(request)
     run.step()
@@ -183,7 +181,8 @@ def test_nothing_is_kept_where_nothing_is_asked_for_or_state_cannot_be_cut(setti
 def test_a_smaller_budget_frees_what_no_longer_fits() -> None:
     engine = tiny.core()
     run_all(engine, [greedy(SYSTEM, 5), greedy([9, *SYSTEM], 5)])
-    assert engine.scheduler.prefixes.report()["tokens"] == 2 * CAPACITY_STEP
+    # The last token of each was never read.
+    assert engine.scheduler.prefixes.report()["tokens"] == (50 + 4) + (51 + 4)
     engine.config = engine.config.model_copy(update={"prefix_cache_tokens": 0})
     run_all(engine, [greedy([1], 2)])
     assert engine.scheduler.prefixes.report()["tokens"] == 0
@@ -235,7 +234,7 @@ def test_a_sequence_takes_the_place_of_what_it_continues() -> None:
 
 
 def test_the_least_recently_used_make_room() -> None:
-    cache, budget = PrefixCache(), 2 * CAPACITY_STEP
+    cache, budget = PrefixCache(), 2 * 51
     first, second, third = ([n, *SYSTEM] for n in (1, 2, 3))
     cache.keep(kept(first), budget)
     cache.keep(kept(second), budget)
@@ -246,8 +245,8 @@ def test_the_least_recently_used_make_room() -> None:
 
 def test_what_is_larger_than_the_budget_drives_nothing_out() -> None:
     cache = PrefixCache()
-    assert not cache.wants([1] * (CAPACITY_STEP + 1), 2 * CAPACITY_STEP - 1)
-    assert cache.wants([1] * CAPACITY_STEP, CAPACITY_STEP)
+    assert not cache.wants([1] * 101, 100)
+    assert cache.wants([1] * 100, 100)
 
 
 def test_a_kept_sequence_is_a_copy_that_later_rows_cannot_change() -> None:

@@ -13,6 +13,7 @@ import tiny
 from pydantic import ValidationError
 from tiny import greedy, reference
 
+from parallm_openai.engine import worker
 from parallm_openai.engine.request import FinishReason, Output
 from parallm_openai.engine.worker import AsyncEngine, Engine, EngineStoppedError, QueueFullError
 
@@ -104,6 +105,20 @@ def test_each_newcomer_is_given_time_for_another_but_the_first_does_not_wait_for
         outbox.wait(request.id)
     assert 4 <= engine.stats()["batching_stats"]["max_batch_size_seen"] < 16
     engine.stop()
+
+
+def test_an_engine_that_stays_idle_frees_the_buffers_of_rows(
+    engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.02)
+    for _ in range(2):
+        cache, request = engine.core.lanes[0].target.decoding, greedy([1, 2], 4)
+        engine.submit(request)
+        assert outbox.tokens(request.id) == reference(request)
+        deadline = time.monotonic() + 10
+        while engine.core.lanes[0].target.decoding is cache:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_stopping_ends_what_runs_and_refuses_what_comes(outbox: Outbox) -> None:

@@ -17,11 +17,8 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 CAPACITY_STEP = 256
-
-
-def capacity_for(tokens: int) -> int:
-    """The tokens that a buffer has room for which must hold so many."""
-    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
+# Buffers of more tokens than this a row are freed as soon as no row is left, smaller ones wait for the next.
+KEPT_CAPACITY = 1024
 
 
 class BatchCache(Protocol):
@@ -34,6 +31,9 @@ class BatchCache(Protocol):
 
     def append(self) -> None:
         """Add an empty row at the end."""
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows at once."""
 
     def take(self, other: BatchCache, row: int) -> None:
         """Add a copy of another cache's row at the end."""
@@ -182,6 +182,17 @@ class RaggedCache:
         self._require(len(self.lengths) + 1, 0)
         self.lengths.append(0)
 
+    def reserve(self, rows: int) -> None:
+        self._require(rows, 0)
+
+    def copy(self, row: int, length: int) -> RaggedCache:
+        """A cache with the first `length` tokens of a row alone, and hardly room for more."""
+        alone = RaggedCache(self.model, self.layout.mask_axes)
+        # A write that filled the buffer would not be copied: MLX would keep a view of this cache's.
+        alone.layout.slots, alone.layout.capacity = 1, length + 1
+        alone.take(self, row, length)
+        return alone
+
     def take(self, other: BatchCache, row: int, at_most: int | None = None) -> None:
         """Add a copy of another cache's row at the end, or of its first `at_most` tokens."""
         assert isinstance(other, RaggedCache)
@@ -209,7 +220,7 @@ class RaggedCache:
             self._move(last, row)
         self.lengths[row] = self.lengths[last]
         self.lengths.pop()
-        if not self.lengths:
+        if not self.lengths and self.layout.capacity > KEPT_CAPACITY:
             self._release()
 
     def _move(self, source: int, target: int) -> None:
@@ -236,7 +247,7 @@ class RaggedCache:
         if rows > slots:
             slots = 1 << (rows - 1).bit_length()
         if tokens > capacity:
-            capacity = capacity_for(tokens)
+            capacity = -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
         if (slots, capacity) != (self.layout.slots, self.layout.capacity):
             used = max(self.lengths, default=0)
             self.layout.slots, self.layout.capacity = slots, capacity

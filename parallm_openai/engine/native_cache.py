@@ -28,6 +28,8 @@ class NativePrefill:
         self.lengths.append(0)
         self.rows.append(make_prompt_cache(self.model))
 
+    def reserve(self, rows: int) -> None: ...
+
     def take(self, other: BatchCache, row: int) -> None:
         raise TypeError("rows leave a NativePrefill, they do not enter it")
 
@@ -65,6 +67,8 @@ class NativeCache:
 
     def append(self) -> None:
         self._join(make_prompt_cache(self.model), 0)
+
+    def reserve(self, rows: int) -> None: ...
 
     def take(self, other: BatchCache, row: int) -> None:
         assert isinstance(other, NativePrefill)

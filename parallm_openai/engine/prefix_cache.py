@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from parallm_openai.engine.kv_cache import RaggedCache, capacity_for
+from parallm_openai.engine.kv_cache import RaggedCache
 
 # A shorter beginning is as soon read as copied.
 LEAST_TOKENS = 32
@@ -29,14 +29,14 @@ class Prefix:
 
     @property
     def room(self) -> int:
-        """Tokens that its buffers have room for."""
-        return self.target.layout.capacity
+        """Tokens that its buffers hold."""
+        return len(self.tokens)
 
 
 class PrefixCache:
     """Kept sequences, the least recently used first; those that came latest to use stay.
 
-    The budget is in tokens, as the buffers have room for them.
+    The budget is in tokens.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class PrefixCache:
 
     def has_room(self, tokens: Sequence[int], budget: int) -> bool:
         """Whether a sequence is neither too short nor too long to be kept."""
-        return len(tokens) >= LEAST_TOKENS and capacity_for(len(tokens)) <= budget
+        return LEAST_TOKENS <= len(tokens) <= budget
 
     def wants(self, tokens: Sequence[int], budget: int) -> bool:
         """Whether a sequence is worth a copy: one that there is room for and that is not kept already."""

@@ -37,11 +37,7 @@ class ModelRunner:
 
     def copy(self, row: int, length: int) -> RaggedCache | None:
         """A cache with the first `length` tokens of a decoding row alone; None where state cannot be cut."""
-        if not self.ragged:
-            return None
-        alone = self._ragged_cache()
-        alone.take(self.decoding, row, length)
-        return alone
+        return self.decoding.copy(row, length) if isinstance(self.decoding, RaggedCache) else None
 
     def admit(self, kept: RaggedCache | None, length: int) -> None:
         """A new row prefills after the first `length` tokens of a kept one, if there is one."""

@@ -104,6 +104,12 @@ class EngineCore:
             self._end(row, reason, error=error)
         return self._take_outputs()
 
+    def release(self) -> None:
+        """Free the buffers that rows were in. Only while idle."""
+        for lane in self.lanes:
+            lane.clear_prefilling()
+            lane.clear_running()
+
     def step(self) -> list[Output]:
         """Advance every row; returns what each produced. A failure ends the rows that shared the forward alone."""
         while lane := self.scheduler.overflowing(self.config):

@@ -23,6 +23,8 @@ from parallm_openai.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 
+# An engine that has been idle for so long gives back the memory that rows were in.
+IDLE_SECONDS = 10.0
 # In timeouts: however steadily requests come, the first of them waits no longer.
 LONGEST_GATHERING = 8
 
@@ -161,7 +163,7 @@ class Engine:
 
     def _take_commands(self) -> bool:
         """Carry out what has arrived, waiting for something when idle; False at the end."""
-        if self.core.idle and not (self._carry_out(self._inbox.get()) and self._gather_company()):
+        if self.core.idle and not (self._carry_out(self._next_command()) and self._gather_company()):
             return False
         while True:
             try:
@@ -170,6 +172,14 @@ class Engine:
                 return True
             if not self._carry_out(command):
                 return False
+
+    def _next_command(self) -> _Submit | _Cancel | _Stop:
+        """What an idle engine is told next; where that takes long, it frees its buffers in the meantime."""
+        try:
+            return self._inbox.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            self.core.release()
+            return self._inbox.get()
 
     def _gather_company(self) -> bool:
         """Wait for more requests to share the first steps with, until none has come for `batch_timeout_ms`."""

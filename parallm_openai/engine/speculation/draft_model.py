@@ -49,6 +49,7 @@ class DraftModel(Drafter):
 
     def promote(self, source: Drafter, row: int) -> None:
         assert isinstance(source, DraftModel)
+        self.runner.decoding.reserve(len(self.starts) + len(source.runner.prefilling.lengths))
         self.runner.decoding.take(source.runner.prefilling, row)
         self.starts.append(0)
 
