@@ -37,7 +37,7 @@ class EngineConfig(BaseModel):
     prefill_chunk: int = Field(256, ge=1, description="Prompt tokens computed between two decode steps.")
     max_queue: int = Field(1024, ge=0, description="Requests that may wait; one more is refused.")
     use_speculative_decoding: bool = Field(True, description="Draft and verify where a drafter is loaded.")
-    max_draft_tokens: int = Field(6, ge=0, le=32, description="Tokens drafted per row and step at most.")
+    max_draft_tokens: int = Field(7, ge=0, le=32, description="Tokens drafted per row and step at most.")
     draft_length: Annotated[int, Field(ge=0, le=32)] | Literal["auto"] = Field(
         "auto", description="Tokens drafted per row and step: auto, or a fixed number."
     )
