@@ -183,6 +183,23 @@ def test_where_nothing_is_accepted_prompts_are_read_for_a_small_share_of_the_tim
     assert looked < 1.5 * module.LOOK_SHARE * (hostile.now - began)
 
 
+def test_rows_whose_prompts_were_looked_at_are_drafted_for_once_and_no_others() -> None:
+    hostile = Simulation(4, 0.0)
+    hostile.run(400)
+    newcomers = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
+    assert hostile.controller.may_look(newcomers)
+    rows = [*hostile.rows[:2], *newcomers]
+    chosen = hostile.controller.choose(rows, [LIMIT] * 4, 100)
+    assert [length > 0 for length in chosen] == [False, False, True, True]
+    hostile.controller.learn(rows, drafts(chosen), [0] * 4, 100, 0.5, 2.0)
+    assert hostile.controller.choose(rows, [LIMIT] * 4, 100) == [0] * 4
+    # What that took is part of the look.
+    others = [Row.of(tiny.greedy([1], 100), 1000, frozenset())]
+    for _ in range(30):
+        hostile.run(1)
+        assert not hostile.controller.may_look(others)
+
+
 def test_guesses_after_a_part_of_the_text_say_nothing_of_other_rows() -> None:
     simulation = Simulation(2, 0.9)
     simulation.run(200)

@@ -9,7 +9,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallm_openai.engine.kv_cache import CAPACITY_STEP, KEPT_CAPACITY, Layout, RaggedCache
+from parallm_openai.engine.kv_cache import CAPACITY_STEP, KEPT_TOKENS, Layout, RaggedCache
 
 
 def alone(tokens: list[int]) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_a_rejected_tail_costs_nothing_and_leaves_no_trace() -> None:
     batch.forward([[5, 6]], [2])
 
 
-@pytest.mark.parametrize(("length", "freed"), [(3, False), (KEPT_CAPACITY + 1, True)])
+@pytest.mark.parametrize(("length", "freed"), [(3, False), (KEPT_TOKENS + 1, True)])
 def test_an_emptied_cache_gives_large_buffers_back_and_uses_small_ones_again(length: int, freed: bool) -> None:
     batch = Mirror()
     batch.append()
@@ -107,6 +107,22 @@ def test_an_emptied_cache_gives_large_buffers_back_and_uses_small_ones_again(len
     assert all((layer.keys is None) == freed for layer in batch.cache.layers)
     batch.append()
     batch.forward([[4, 5]], [2])
+
+
+def test_the_first_rows_may_read_alone() -> None:
+    cache, whole = RaggedCache(tiny.model()), RaggedCache(tiny.model())
+    for one in (cache, whole):
+        for _ in range(3):
+            one.append()
+        one.forward([[1, 2], [3], [4, 5, 6]])
+        one.commit([2, 1, 3])
+    logits = cache.forward([[7], [8, 9]])
+    cache.commit([1, 2])
+    assert cache.lengths == [3, 3, 3]
+    expected = whole.forward([[7], [8, 9], []])
+    np.testing.assert_allclose(np.array(logits[1]), np.array(expected[1]), atol=1e-4)
+    whole.commit([1, 2, 0])
+    np.testing.assert_allclose(np.array(cache.forward([[1]] * 3)), np.array(whole.forward([[1]] * 3)), atol=1e-4)
 
 
 def test_room_for_rows_that_are_to_come_is_made_once() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 CAPACITY_STEP = 256
-# Buffers of more tokens than this a row are freed as soon as no row is left, smaller ones wait for the next.
-KEPT_CAPACITY = 1024
+# Buffers of more tokens than this, over all slots, are freed as soon as no row is left; smaller ones wait for the next.
+KEPT_TOKENS = 4096
 
 
 class BatchCache(Protocol):
@@ -45,7 +45,7 @@ class BatchCache(Protocol):
         """Run the model over `tokens` (one sequence a row) after what each row has committed.
 
         Returns logits `[rows, longest, vocab]`, lazily; positions past a row's own tokens
-        hold nothing of use. Nothing is committed.
+        hold nothing of use. Nothing is committed. A `RaggedCache` also reads for its first rows alone.
         """
 
     def commit(self, counts: Sequence[int]) -> None:
@@ -220,7 +220,7 @@ class RaggedCache:
             self._move(last, row)
         self.lengths[row] = self.lengths[last]
         self.lengths.pop()
-        if not self.lengths and self.layout.capacity > KEPT_CAPACITY:
+        if not self.lengths and self.layout.slots * self.layout.capacity > KEPT_TOKENS:
             self._release()
 
     def _move(self, source: int, target: int) -> None:
@@ -256,15 +256,17 @@ class RaggedCache:
 
     def forward(self, tokens: Sequence[Sequence[int]]) -> mx.array:
         width = max(map(len, tokens))
-        self._require(len(tokens), max(self.lengths) + width)
-        self.layout.place(self.lengths, width)
+        starts = self.lengths[: len(tokens)]
+        self._require(len(tokens), max(starts) + width)
+        self.layout.place(starts, width)
         padded = np.zeros((len(tokens), width), dtype=np.int32)
         for row, ids in enumerate(tokens):
             padded[row, : len(ids)] = ids
         return self.model(mx.array(padded), cache=self.layers)
 
     def commit(self, counts: Sequence[int]) -> None:
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        for row, count in enumerate(counts):
+            self.lengths[row] += count
 
     def trim(self, lengths: Sequence[int]) -> None:
         """Forget what each row holds past `lengths`."""

@@ -52,13 +52,13 @@ class ModelRunner:
         return [len(row.tokens) - 1 - done for row, done in zip(rows, self.prefilling.lengths, strict=True)]
 
     def prefill(self, rows: Sequence[Row], width: int, known: Callable[[Sequence[int]], list[int]] = list) -> mx.array:
-        """Read up to `width` more tokens of every prefilling row, as `known` puts them.
+        """Read up to `width` more tokens of `rows`, the first of those that prefill, as `known` puts them.
 
         Returns their logits `[rows, width, vocab]`, not computed unless somebody evaluates them.
         """
         chunks = [
             known(row.tokens[done : min(done + width, len(row.tokens) - 1)])
-            for row, done in zip(rows, self.prefilling.lengths, strict=True)
+            for row, done in zip(rows, self.prefilling.lengths, strict=False)
         ]
         logits = self.prefilling.forward(chunks)
         self.prefilling.evaluate()

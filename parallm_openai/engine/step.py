@@ -19,6 +19,7 @@ from parallm_openai.engine.request import FinishReason, Output, Request, TokenLo
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.scheduler import Scheduler
 from parallm_openai.engine.speculation.acceptance import coupled, rejection
+from parallm_openai.engine.speculation.draft_length import LOOK_ROWS
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
 from parallm_openai.engine.stats import EngineStats
 
@@ -156,9 +157,9 @@ class EngineCore:
         """The drafter reads along where that will pay, and now and then to see whether it would."""
         if self._will_draft(lane):
             lane.drafter.prefill(lane.prefilling, width)
-        elif lane.draft_length.may_look(lane.prefilling):
+        elif lane.draft_length.may_look(few := lane.prefilling[:LOOK_ROWS]):
             began = time.perf_counter()
-            lane.drafter.prefill(lane.prefilling, width)
+            lane.drafter.prefill(few, width)
             lane.draft_length.looked(time.perf_counter() - began)
 
     def _will_draft(self, lane: Lane) -> bool:

@@ -27,11 +27,12 @@ FIRST_GUESS = 0.7
 # A longer or shorter draft must promise this much more to be chosen over the present length,
 # and any draft over none: what is even on paper loses by what the paper leaves out.
 HYSTERESIS = 0.03
-# The shares of the decoding time that may go into finding out whether drafting has become worth while:
-# into drafts, and into having the drafter read prompts, since only a row whose prompt it has read
-# shows what its guesses are worth.
-PROBE_SHARE = 0.015
-LOOK_SHARE = 0.005
+# The shares of the decoding time that may go into finding out whether drafting has become worth while: into
+# looks, where the drafter reads a few prompts and then drafts for their rows, since only a row whose prompt it
+# has read shows what its guesses are worth; and, where no prompts come, into drafts for all rows.
+LOOK_SHARE = 0.008
+LOOK_ROWS = 4
+PROBE_SHARE = 0.012
 PROBE_LENGTH = 2
 # The first draft after more plain steps than this is a probe, and also reads what they brought.
 BEHIND = 2
@@ -87,6 +88,9 @@ class DraftLength:
         self._since_look = 0.0
         self._look_seconds = 0.0
         self._looked_at: frozenset[int] = frozenset()
+        # Those of them that have not been drafted for yet, and whether this step does.
+        self._unproved: frozenset[int] = frozenset()
+        self._proving = False
 
     def hopeful(self, rows: int, context: int, longest: int) -> bool:
         """Whether a drafter should read the prompt of a row that is to be one of `rows`: will it be drafted for?"""
@@ -99,8 +103,8 @@ class DraftLength:
     def may_look(self, rows: Sequence[Row]) -> bool:
         """Whether a drafter should read these prompts all the same, to see what its guesses are worth.
 
-        One look is the prompts that are read together, to their end; the next comes when decoding has
-        taken long enough to pay for it.
+        One look is the prompts that are read together, to their end, and one draft for their rows; the next comes
+        when decoding has taken long enough to pay for it.
         """
         ids = frozenset(row.id for row in rows)
         if ids & self._looked_at:
@@ -108,7 +112,7 @@ class DraftLength:
         if self._look_seconds > LOOK_SHARE * self._since_look:
             return False
         self._look_seconds = self._since_look = 0.0
-        self._looked_at = ids
+        self._looked_at = self._unproved = ids
         return True
 
     def looked(self, seconds: float) -> None:
@@ -118,22 +122,28 @@ class DraftLength:
     def choose(self, rows: Sequence[Row], limits: Sequence[int], context: int, fixed: int | None = None) -> list[int]:
         """The draft length of each row, at most its limit; `context` is the longest row's tokens."""
         longest = max(limits)
-        self._wanted = longest > 0
+        self._wanted, self._proving = longest > 0, False
         given = fixed if fixed is not None or longest == 0 else self._unmeasured(len(rows), longest)
         if given is not None or longest == 0:
             lengths = [min(given or 0, limit) for limit in limits]
         else:
-            chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
-            best = self._best(chances, longest, context)
-            lengths = [_worth_sampling(row[:best]) for row in chances]
+            lengths = self._chosen(rows, limits, longest, context)
         self._current = max(lengths)
         self._steps_since_plain = self._steps_since_plain + 1 if self._current else 0
         self.chosen[self._current] += 1
         return lengths
 
-    def _best(self, chances: Sequence[Sequence[float]], longest: int, context: int) -> int:
-        costs = self._seconds(len(chances), longest, context)
-        rates = _rates(chances, costs)
+    def _chosen(self, rows: Sequence[Row], limits: Sequence[int], longest: int, context: int) -> list[int]:
+        chances = [self._chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        costs = self._seconds(len(rows), longest, context)
+        best = self._best(_rates(chances, costs), longest)
+        drafted = {row.id for row in rows}
+        if best == 0:
+            best = min(PROBE_LENGTH, longest)
+            drafted = self._to_probe(drafted, costs[0], costs[best])
+        return [_worth_sampling(c[:best]) if row.id in drafted else 0 for row, c in zip(rows, chances, strict=True)]
+
+    def _best(self, rates: Sequence[float], longest: int) -> int:
         best = max(range(longest + 1), key=rates.__getitem__)
         now = min(self._current, longest)
         if rates[best] < rates[now] * (1 + HYSTERESIS):
@@ -143,11 +153,16 @@ class DraftLength:
         elif rates[best] < rates[0] * (1 + DOUBT) and self._steps_since_plain >= self._recheck_after:
             self._recheck_after = min(2 * self._recheck_after, RECHECK_EVERY)
             return 0
-        probe = min(PROBE_LENGTH, longest)
-        if best == 0 and self._may_probe(costs[0], costs[probe]):
-            self.probes += 1
-            return probe
         return best
+
+    def _to_probe(self, rows: set[int], plain: float, probe: float) -> set[int]:
+        """Which rows to draft for although it does not seem to pay: those just looked at, all now and then, or none."""
+        unproved = rows & self._unproved
+        self._unproved -= rows
+        self._proving = bool(unproved)
+        chosen = unproved or (rows if self._may_probe(plain, probe) else set())
+        self.probes += bool(chosen)
+        return chosen
 
     def _unmeasured(self, rows: int, longest: int) -> int | None:
         """A length to try for the sake of its timing: the plain step, and the longest, must be measured.
@@ -220,9 +235,11 @@ class DraftLength:
             self._fade(rows)
             return
         self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
-        if self._plain_spell > BEHIND:
-            plain = self.verify_cost.estimate(len(rows), 1, context)
-            self._probe_seconds = max(0.0, draft_seconds + verify_seconds - plain)
+        extra = max(0.0, draft_seconds + verify_seconds - self.verify_cost.estimate(len(rows), 1, context))
+        if self._proving:
+            self._look_seconds += extra
+        elif self._plain_spell > BEHIND:
+            self._probe_seconds = extra
         self._since_draft = 0.0
         self._plain_spell = 0
         for row, draft, agreed in zip(rows, drafts, accepted, strict=True):

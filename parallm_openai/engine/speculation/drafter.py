@@ -54,7 +54,7 @@ class Drafter:
         return None
 
     def prefill(self, rows: Sequence[Row], width: int) -> None:
-        """The prefilling rows each read up to `width` more tokens."""
+        """The first of the prefilling rows, those given, each read up to `width` more tokens."""
 
     def promote(self, source: Drafter, row: int) -> None:
         """A row that prefilled with `source`, of the same kind, begins to decode here."""
