@@ -47,8 +47,9 @@ class Lane:
 
     def promote(self, source: Lane, index: int) -> None:
         """A row that has read its prompt in `source` goes on to decode here."""
-        # The others that prefill come next.
-        self.target.decoding.reserve(len(self.running) + len(source.prefilling))
+        if source is self:
+            # The others that prefill come next.
+            self.target.decoding.reserve(len(self.running) + len(self.prefilling))
         self.target.decoding.take(source.target.prefilling, index)
         self.drafter.promote(source.drafter, index)
         self.running.append(source.drop_prefilling(index))

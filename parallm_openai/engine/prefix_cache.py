@@ -27,11 +27,6 @@ class Prefix:
     target: RaggedCache
     draft: RaggedCache | None = None
 
-    @property
-    def room(self) -> int:
-        """Tokens that its buffers hold."""
-        return len(self.tokens)
-
 
 class PrefixCache:
     """Kept sequences, the least recently used first; those that came latest to use stay.
@@ -85,16 +80,17 @@ class PrefixCache:
 
     def fit(self, budget: int) -> None:
         """Forget the least recently used until the rest is within the budget."""
-        while self._kept and self.room > budget:
+        while self._kept and self.tokens > budget:
             self._kept.pop(0)
 
     @property
-    def room(self) -> int:
-        return sum(prefix.room for prefix in self._kept)
+    def tokens(self) -> int:
+        """Tokens that are kept."""
+        return sum(len(prefix.tokens) for prefix in self._kept)
 
     def report(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"sequences": len(self._kept), "tokens": self.room, "hits": self.hits, "hit_tokens": self.hit_tokens}
+        return {"sequences": len(self._kept), "tokens": self.tokens, "hits": self.hits, "hit_tokens": self.hit_tokens}
 
 
 def common_beginning(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> int:

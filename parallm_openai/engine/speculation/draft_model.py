@@ -49,7 +49,8 @@ class DraftModel(Drafter):
 
     def promote(self, source: Drafter, row: int) -> None:
         assert isinstance(source, DraftModel)
-        self.runner.decoding.reserve(len(self.starts) + len(source.runner.prefilling.lengths))
+        if source is self:
+            self.runner.decoding.reserve(len(self.starts) + len(self.runner.prefilling.lengths))
         self.runner.decoding.take(source.runner.prefilling, row)
         self.starts.append(0)
 
