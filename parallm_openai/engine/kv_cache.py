@@ -265,8 +265,9 @@ class RaggedCache:
         return self.model(mx.array(padded), cache=self.layers)
 
     def commit(self, counts: Sequence[int]) -> None:
-        for row, count in enumerate(counts):
-            self.lengths[row] += count
+        # A forward may have been for the first rows alone, and then so are the counts.
+        first = self.lengths[: self.layout.rows]
+        self.lengths[: self.layout.rows] = [length + count for length, count in zip(first, counts, strict=True)]
 
     def trim(self, lengths: Sequence[int]) -> None:
         """Forget what each row holds past `lengths`."""

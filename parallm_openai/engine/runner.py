@@ -58,7 +58,7 @@ class ModelRunner:
         """
         chunks = [
             known(row.tokens[done : min(done + width, len(row.tokens) - 1)])
-            for row, done in zip(rows, self.prefilling.lengths, strict=False)
+            for row, done in zip(rows, self.prefilling.lengths[: len(rows)], strict=True)
         ]
         logits = self.prefilling.forward(chunks)
         self.prefilling.evaluate()

@@ -235,11 +235,12 @@ class DraftLength:
             self._fade(rows)
             return
         self.draft_cost.learn(len(rows), 1, context, draft_seconds, forwards=length)
-        extra = max(0.0, draft_seconds + verify_seconds - self.verify_cost.estimate(len(rows), 1, context))
-        if self._proving:
-            self._look_seconds += extra
-        elif self._plain_spell > BEHIND:
-            self._probe_seconds = extra
+        if self._proving or self._plain_spell > BEHIND:
+            extra = max(0.0, draft_seconds + verify_seconds - self.verify_cost.estimate(len(rows), 1, context))
+            if self._proving:
+                self._look_seconds += extra
+            else:
+                self._probe_seconds = extra
         self._since_draft = 0.0
         self._plain_spell = 0
         for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
