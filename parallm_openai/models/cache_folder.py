@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -26,3 +27,17 @@ def cache_folder() -> Path:
     if folder.stat().st_uid != os.getuid():
         raise RuntimeError(f"{folder} belongs to another user; set XDG_CACHE_HOME")
     return folder
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """`target`, which `make` writes to the path it is given unless it is there already.
+
+    It is there whole or not at all: other processes take it as soon as it is. Raises what `make` raises.
+    """
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            draft = Path(scratch) / target.name
+            make(draft)
+            os.replace(draft, target)
+    return target

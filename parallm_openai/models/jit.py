@@ -20,10 +20,9 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from parallm_openai.models.cache_folder import cache_folder
+from parallm_openai.models.cache_folder import cache_folder, made_once
 
 # `exp` inlined and without branches is what the compiler can turn into vectors.
 FLAGS = ("-finline-limit=10000", "-fno-math-errno", "-fno-trapping-math")
@@ -84,18 +83,14 @@ def _wrapped(compiler: str, flags: tuple[str, ...]) -> Path:
     script = SCRIPT.format(command=f'"{compiler}" {" ".join(flags)}')
     # Other flags get another folder: what was compiled without them is not taken for what they make.
     folder = cache_folder() / f"{_FOLDER}{hashlib.sha256(script.encode()).hexdigest()[:12]}"
-    target = folder / "g++"
-    if not target.exists():
-        folder.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as draft:
-            draft.write(script)
-        try:
-            os.chmod(draft.name, 0o755)
-            _try_out(draft.name)
-            os.replace(draft.name, target)
-        finally:
-            Path(draft.name).unlink(missing_ok=True)
+    made_once(folder / "g++", lambda draft: _write_script(draft, script))
     return folder
+
+
+def _write_script(target: Path, script: str) -> None:
+    target.write_text(script)
+    target.chmod(0o755)
+    _try_out(str(target))
 
 
 def _try_out(compiler: str) -> None:

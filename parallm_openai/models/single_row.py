@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
+
+from parallm_openai.models.cache_folder import made_once
 
 # 101 is row-major, 111 and 112 are as it is and transposed: the numbers of the CBLAS standard.
 SOURCE = """
@@ -55,21 +55,17 @@ def load_before(blas: Path) -> None:
 
 
 def _compiled(folder: Path) -> Path:
-    """The library, made once; whole or not at all, since other processes load it as soon as it is there."""
-    target = folder / f"single_row-{hashlib.sha256(SOURCE.encode()).hexdigest()[:12]}.so"
-    if target.exists():
-        return target
+    return made_once(folder / f"single_row-{hashlib.sha256(SOURCE.encode()).hexdigest()[:12]}.so", _compile)
+
+
+def _compile(target: Path) -> None:
     compiler = shutil.which("g++")
     if compiler is None:
         raise RuntimeError("g++ is not installed")
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        draft = Path(scratch) / target.name
-        subprocess.run(
-            [compiler, "-x", "c++", "-O2", "-shared", "-fPIC", "-", "-o", str(draft)],
-            input=f'extern "C" {{{SOURCE}}}'.encode(),
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        os.replace(draft, target)
-    return target
+    subprocess.run(
+        [compiler, "-x", "c++", "-O2", "-shared", "-fPIC", "-", "-o", str(target)],
+        input=f'extern "C" {{{SOURCE}}}'.encode(),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
