@@ -173,10 +173,11 @@ def test_where_nothing_is_accepted_prompts_are_read_for_a_small_share_of_the_tim
     for _ in range(1000):
         hostile.run(2)
         assert not hostile.controller.hopeful(2, 100, LIMIT)
-        prompts = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(3)]
-        if hostile.controller.may_look(prompts):
+        prompts = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(module.LOOK_ROWS + 2)]
+        if seen := hostile.controller.look_at(prompts):
+            assert seen == prompts[: module.LOOK_ROWS]
             # What was begun is read to its end.
-            assert hostile.controller.may_look(prompts[1:])
+            assert hostile.controller.look_at(seen[1:]) == seen[1:]
             hostile.controller.looked(cost)
             looked, looks = looked + cost, looks + 1
     assert looks > 1
@@ -187,7 +188,7 @@ def test_rows_whose_prompts_were_looked_at_are_drafted_for_once_and_no_others() 
     hostile = Simulation(4, 0.0)
     hostile.run(400)
     newcomers = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
-    assert hostile.controller.may_look(newcomers)
+    assert hostile.controller.look_at(newcomers) == newcomers
     rows = [*hostile.rows[:2], *newcomers]
     chosen = hostile.controller.choose(rows, [LIMIT] * 4, 100)
     assert [length > 0 for length in chosen] == [False, False, True, True]
@@ -197,7 +198,7 @@ def test_rows_whose_prompts_were_looked_at_are_drafted_for_once_and_no_others() 
     others = [Row.of(tiny.greedy([1], 100), 1000, frozenset())]
     for _ in range(30):
         hostile.run(1)
-        assert not hostile.controller.may_look(others)
+        assert not hostile.controller.look_at(others)
 
 
 def test_guesses_after_a_part_of_the_text_say_nothing_of_other_rows() -> None:

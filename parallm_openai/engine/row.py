@@ -55,6 +55,11 @@ class Row:
     def remaining(self) -> int:
         return self.max_tokens - self.generated
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt's own tokens are asked for."""
+        return self.request.params.prompt_logprobs is not None
+
     def position(self, drafts: tuple[int, ...]) -> Position:
         """The place to sample after the committed tokens and `drafts`."""
         index = self.generated + len(drafts)

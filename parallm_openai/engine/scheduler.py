@@ -69,7 +69,7 @@ class Scheduler:
 
     def _known(self, row: Row) -> tuple[Prefix | None, int]:
         """A kept sequence that begins as the row does, and how far; none where every token is to be scored."""
-        if row.request.params.prompt_logprobs is not None:
+        if row.scores_prompt:
             return None, 0
         prefix, length = self.prefixes.find(row.tokens)
         if not row.generated:
@@ -78,7 +78,7 @@ class Scheduler:
 
     def _being_read(self, row: Row, config: EngineConfig) -> bool:
         """Whether another row is reading, and will leave to be copied, more than half of what this one has to read."""
-        if row.request.params.prompt_logprobs is not None or not self.common.target.ragged:
+        if row.scores_prompt or not self.common.target.ragged:
             return False
         for other in self.prefilling:
             beginning = common_beginning(row.tokens, other.tokens[:-1])

@@ -19,7 +19,6 @@ from parallm_openai.engine.request import FinishReason, Output, Request, TokenLo
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.scheduler import Scheduler
 from parallm_openai.engine.speculation.acceptance import coupled, rejection
-from parallm_openai.engine.speculation.draft_length import LOOK_ROWS
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
 from parallm_openai.engine.stats import EngineStats
 
@@ -149,7 +148,7 @@ class EngineCore:
             self._read_for_drafts(lane, width)
         self.stats.prefilled(sum(cache.lengths) - sum(before))
         for index, row in enumerate(rows):
-            if row.request.params.prompt_logprobs is not None and not row.generated:
+            if row.scores_prompt and not row.generated:
                 read = cache.lengths[index] - before[index]
                 row.prompt_logprobs += self._score_prompt(row, logits[index, :read], before[index])
 
@@ -157,9 +156,9 @@ class EngineCore:
         """The drafter reads along where that will pay, and now and then to see whether it would."""
         if self._will_draft(lane):
             lane.drafter.prefill(lane.prefilling, width)
-        elif lane.draft_length.may_look(few := lane.prefilling[:LOOK_ROWS]):
+        elif seen := lane.draft_length.look_at(lane.prefilling):
             began = time.perf_counter()
-            lane.drafter.prefill(few, width)
+            lane.drafter.prefill(seen, width)
             lane.draft_length.looked(time.perf_counter() - began)
 
     def _will_draft(self, lane: Lane) -> bool:
@@ -182,7 +181,7 @@ class EngineCore:
 
     def _promote(self, lane: Lane, index: int) -> None:
         row = lane.prefilling[index]
-        if row.request.params.prompt_logprobs is not None and not row.generated:
+        if row.scores_prompt and not row.generated:
             self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
         if row.remaining <= 0:
             lane.drop_prefilling(index)

@@ -100,20 +100,22 @@ class DraftLength:
         plain, *drafted = _rates([chances] * rows, self._seconds(rows, longest, context))
         return max(drafted, default=0.0) > plain
 
-    def may_look(self, rows: Sequence[Row]) -> bool:
-        """Whether a drafter should read these prompts all the same, to see what its guesses are worth.
+    def look_at(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The first few of these rows, whose prompts a drafter should read all the same to see what its guesses are
+        worth; often none.
 
         One look is the prompts that are read together, to their end, and one draft for their rows; the next comes
         when decoding has taken long enough to pay for it.
         """
-        ids = frozenset(row.id for row in rows)
+        few = rows[:LOOK_ROWS]
+        ids = frozenset(row.id for row in few)
         if ids & self._looked_at:
-            return True
+            return few
         if self._look_seconds > LOOK_SHARE * self._since_look:
-            return False
+            return ()
         self._look_seconds = self._since_look = 0.0
         self._looked_at = self._unproved = ids
-        return True
+        return few
 
     def looked(self, seconds: float) -> None:
         """A look has taken so long."""
