@@ -30,7 +30,7 @@ def cache_folder() -> Path:
 
 
 def made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """`target`, which `make` writes to the path it is given unless it is there already.
+    """`target`; unless it is there already, `make` writes it, under the same name in a scratch folder of its own.
 
     It is there whole or not at all: other processes take it as soon as it is. Raises what `make` raises.
     """
