@@ -28,6 +28,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        grammars.close()
         await engine.shutdown(settings.graceful_timeout)
 
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)

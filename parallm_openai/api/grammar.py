@@ -22,14 +22,14 @@ async def requested_grammar(server: Server, body: SamplingFields) -> TokenGramma
         fields = " and ".join(f"'{field}'" for field in wanted)
         raise errors.invalid(f"{fields} cannot be used together.", next(iter(wanted)))
     for field, compiled in wanted.items():
-        return await compile_off_thread(field, compiled)
+        return await compile_off_thread(server, field, compiled)
     return None
 
 
-async def compile_off_thread(field: str, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
-    """A large schema takes a second to compile: not on the event loop, and never on the engine's thread."""
+async def compile_off_thread(server: Server, field: str, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
+    """A large schema takes seconds to compile: on a thread for that. Raises ApiError naming the field."""
     try:
-        return await asyncio.to_thread(compiled)
+        return await asyncio.wrap_future(server.grammars.submit(compiled))
     except GrammarError as error:
         raise errors.invalid(f"Invalid value for '{field}': {error}", field) from error
 

@@ -19,7 +19,7 @@ from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.text.generation import Generation, Reader
-from parallm_openai.text.grammar import Grammars
+from parallm_openai.text.grammar_compiler import Grammars
 from parallm_openai.text.stop import Ending
 from parallm_openai.text.tokenizer import Tokenizer
 

@@ -100,7 +100,7 @@ async def tool_grammar(server: Server, use: ToolUse, answer: Schema | None) -> T
     except ToolsNotEnforceable as error:
         reason = f"cannot be enforced together with this model's way of calling tools ({error})"
         raise errors.unsupported(field, reason) from error
-    return await compile_off_thread(field, lambda: server.grammars.lark(lark))
+    return await compile_off_thread(server, field, lambda: server.grammars.lark(lark))
 
 
 def _lark(server: Server, use: ToolUse, answer: Schema | None) -> str:

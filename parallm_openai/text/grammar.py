@@ -1,22 +1,19 @@
-"""Grammars from JSON schemas, regular expressions and Lark, compiled by llguidance."""
+"""Compiled grammars, and how far a sequence has come in one. Compiling is in `grammar_compiler.py`."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
 from parallm_openai.engine.constraint import Mask, mask_words
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-CACHED_GRAMMARS = 256
 # Without a bound, a model that has lost its way writes white space for ever.
 WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 # White space where JSON allows it; `lenient` would skip the keywords that it cannot enforce.
@@ -52,7 +49,7 @@ _OPEN = frozenset({"additionalProperties", "patternProperties", "unevaluatedProp
 
 
 class GrammarError(ValueError):
-    """The grammar is not valid, or says what cannot be enforced."""
+    """The grammar is not valid, says what cannot be enforced, or costs too much."""
 
 
 class TokenGrammar:
@@ -104,50 +101,3 @@ class TokenMatcher:
     def advance(self, token: int) -> None:
         self._known.clear()
         self._matcher.consume_token(token)
-
-
-class Grammars:
-    """Compiles grammars for one tokenizer and keeps those last used. Thread-safe; compiling takes a while."""
-
-    def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int]) -> None:
-        self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._eos_ids = sorted(eos_ids)
-        self._lock = threading.Lock()
-        self._tokens: LLTokenizer | None = None
-        self._compiled = lru_cache(CACHED_GRAMMARS)(self._compile)
-
-    def json_schema(self, schema: Mapping[str, Any]) -> TokenGrammar:
-        """JSON that the schema accepts, closed. Raises GrammarError naming the keyword that cannot be enforced."""
-        text = json.dumps(closed(schema), ensure_ascii=False)
-        return self._compiled(LLMatcher.grammar_from_json_schema(text, JSON_OPTIONS))
-
-    def regex(self, pattern: str) -> TokenGrammar:
-        """Text that matches the whole pattern (Rust syntax, no look-around)."""
-        return self._compiled(LLMatcher.grammar_from_regex(pattern))
-
-    def lark(self, grammar: str) -> TokenGrammar:
-        """Text of the `start` rule of a Lark grammar, as llguidance reads it."""
-        return self._compiled(LLMatcher.grammar_from_lark(grammar))
-
-    def _compile(self, grammar: str) -> TokenGrammar:
-        tokens = self._token_table()
-        failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, tokens)
-        if failed:
-            raise GrammarError(messages[0].strip())
-        prototype = LLMatcher(tokens, grammar, log_level=0)
-        if prototype.is_error():
-            raise GrammarError(prototype.get_error().strip())
-        return TokenGrammar(prototype, self._vocab_size)
-
-    def _token_table(self) -> LLTokenizer:
-        """llguidance's own view of the tokenizer; a second's work for a large vocabulary."""
-        with self._lock:
-            if self._tokens is None:
-                backend = getattr(self._tokenizer, "backend_tokenizer", None)
-                if backend is None:
-                    raise GrammarError("this model's tokenizer cannot be constrained")
-                # Padded heads have ids without a token; some tokenizers have tokens without a logit.
-                size = max(self._vocab_size, len(self._tokenizer))
-                self._tokens = LLTokenizer(backend.to_str(), n_vocab=size, eos_token=self._eos_ids or None)
-            return self._tokens

@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
-from parallm_openai.text.grammar import Grammars
+from parallm_openai.text.grammar_compiler import Grammars
 from parallm_openai.text.reasoning import ThinkingMarks
 from parallm_openai.text.token_bytes import TokenBytes
 from parallm_openai.text.tools.families import FORMATS, detect

@@ -1,0 +1,135 @@
+"""The process in which a client's grammar is tried before the server compiles it. Run as a script, never imported.
+
+Compiling is native code: a hostile grammar can overflow its stack, fill the memory or never end. Here that
+costs a process of which there is another in a moment, and the request alone gets an error.
+
+It reads JSON objects, one a line. The first sets it up: `tokenizer` (the text of a tokenizer.json), `n_vocab`,
+`eos`, `limits` (of llguidance's parser), `seconds` (of CPU time for one grammar), `bytes` (of memory that one may add)
+and `stack` (bytes). Each further one is `{"grammar": text}`. The answer is `{"error", "bytes"}`: why the grammar is
+refused, or null, and the memory that it took. It imports llguidance and psutil alone, so that it starts in a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import threading
+import time
+from typing import Any, TextIO
+
+import psutil
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+# Exit statuses that tell the server what was exceeded.
+TOO_SLOW, TOO_LARGE = 70, 71
+WATCH_SECONDS = 0.02
+# A grammar may fail only some tokens into an answer. Walks of random tokens find most of those.
+WALKS, WALK_TOKENS, WALK_SECONDS = 3, 32, 0.15
+
+
+class Watchdog(threading.Thread):
+    """Ends this process when the grammar under way takes too long or too much, or nobody is left to tell."""
+
+    def __init__(self, seconds: float, memory: int) -> None:
+        super().__init__(daemon=True)
+        self._process = psutil.Process()
+        self._seconds = seconds
+        self._memory = memory
+        self._parent = os.getppid()
+        self._limits: tuple[float, int] | None = None
+
+    @property
+    def resident(self) -> int:
+        return int(self._process.memory_info().rss)
+
+    def begin(self) -> None:
+        self._limits = time.process_time() + self._seconds, self.resident + self._memory
+
+    def end(self) -> None:
+        self._limits = None
+
+    def run(self) -> None:
+        while os.getppid() == self._parent:
+            if (limits := self._limits) is not None:
+                if time.process_time() > limits[0]:
+                    os._exit(TOO_SLOW)
+                if self.resident > limits[1]:
+                    os._exit(TOO_LARGE)
+            time.sleep(WATCH_SECONDS)
+        os._exit(0)
+
+
+def problem(tokens: LLTokenizer, grammar: str, limits: LLParserLimits) -> str | None:
+    """Why a grammar cannot be used; None if it can."""
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar, tokens, limits=limits)
+    if failed:
+        return messages[0]
+    matcher = LLMatcher(tokens, grammar, log_level=0, limits=limits)
+    luck = random.Random(0)
+    deadline = time.process_time() + WALK_SECONDS
+    for _ in range(WALKS):
+        if error := walk(matcher.deep_copy(), luck, deadline):
+            return error
+    return None
+
+
+def walk(matcher: LLMatcher, luck: random.Random, deadline: float) -> str | None:
+    """Follow random tokens that the grammar allows; the error that this meets, if any."""
+    for _ in range(WALK_TOKENS):
+        mask = matcher.compute_bitmask()
+        if matcher.is_error():
+            return matcher.get_error()
+        token = some_token(mask, luck)
+        if token is None or matcher.is_stopped() or time.process_time() > deadline:
+            break
+        matcher.consume_token(token)
+        if matcher.is_error():
+            return matcher.get_error()
+    return None
+
+
+def some_token(mask: bytes, luck: random.Random) -> int | None:
+    """A token of the mask, looked for from a random place on."""
+    bits = int.from_bytes(mask, "little")
+    if not bits:
+        return None
+    start = luck.randrange(len(mask) * 8)
+    rest = bits >> start
+    place = start if rest else 0
+    rest = rest or bits
+    return place + (rest & -rest).bit_length() - 1
+
+
+def serve(settings: dict[str, Any], requests: TextIO, answers: TextIO) -> None:
+    tokens = LLTokenizer(settings["tokenizer"], n_vocab=settings["n_vocab"], eos_token=settings["eos"] or None)
+    limits = LLParserLimits(**settings["limits"])
+    watchdog = Watchdog(settings["seconds"], settings["bytes"])
+    watchdog.start()
+    for line in requests:
+        grammar = json.loads(line)["grammar"]
+        before = watchdog.resident
+        watchdog.begin()
+        error = problem(tokens, grammar, limits)
+        watchdog.end()
+        answers.write(json.dumps({"error": error, "bytes": max(0, watchdog.resident - before)}) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    # What libraries print must not get among the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests = os.fdopen(0, encoding="utf-8")
+    # A crash is expected here and needs no core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    settings = json.loads(requests.readline())
+    threading.stack_size(settings["stack"])
+    worker = threading.Thread(target=serve, args=(settings, requests, answers))
+    worker.start()
+    worker.join()
+
+
+if __name__ == "__main__":
+    main()

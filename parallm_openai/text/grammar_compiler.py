@@ -1,0 +1,132 @@
+"""Grammars from JSON schemas, regular expressions and Lark, compiled by llguidance within bounds."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from parallm_openai.text.grammar import JSON_OPTIONS, GrammarError, TokenGrammar, closed
+from parallm_openai.text.grammar_cache import GrammarCache
+from parallm_openai.text.grammar_trial import GrammarTrial, TrialLimits
+
+T = TypeVar("T")
+
+# Grammars that are tried at the same time.
+TRIALS = 2
+CACHED_BYTES = 256 * 2**20
+# llguidance recurses into a grammar: one that fits the trial's stack fits this one.
+STACK_BYTES = 4 * TrialLimits.stack
+# What a trial may not exceed at any token, and what a sequence may: a trial walks only a part of the way.
+TRIAL_PARSER = {"max_lexer_states": 50_000, "verbose_errors": False}
+OWN_PARSER = LLParserLimits(
+    max_items_in_row=8_000,
+    step_lexer_fuel=800_000,
+    step_max_items=200_000,
+    max_lexer_states=100_000,
+    verbose_errors=False,
+)
+
+
+class Grammars:
+    """Compiles grammars for one tokenizer and keeps those last used. Thread-safe; compiling takes a while.
+
+    Each is tried in another process first (`grammar_trial.py`): what crashes, hangs or fills the memory does so there.
+    """
+
+    def __init__(
+        self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int], limits: TrialLimits | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_ids = sorted(eos_ids)
+        self._limits = limits or TrialLimits(parser=TRIAL_PARSER)
+        self._lock = threading.Lock()
+        self._tokens: LLTokenizer | None = None
+        self._trials: tuple[GrammarTrial, ...] = ()
+        self._free_trials: queue.LifoQueue[GrammarTrial] = queue.LifoQueue()
+        self._cache = GrammarCache(CACHED_BYTES)
+        # Threads of its own: what else the server does off its event loop never waits for a grammar.
+        self._executor = ThreadPoolExecutor(TRIALS, thread_name_prefix="grammar")
+
+    def json_schema(self, schema: Mapping[str, Any]) -> TokenGrammar:
+        """JSON that the schema accepts, closed. Raises GrammarError naming the keyword that cannot be enforced."""
+        text = json.dumps(closed(schema), ensure_ascii=False)
+        return self._compiled(LLMatcher.grammar_from_json_schema(text, JSON_OPTIONS))
+
+    def regex(self, pattern: str) -> TokenGrammar:
+        """Text that matches the whole pattern (Rust syntax, no look-around)."""
+        return self._compiled(LLMatcher.grammar_from_regex(pattern))
+
+    def lark(self, grammar: str) -> TokenGrammar:
+        """Text of the `start` rule of a Lark grammar, as llguidance reads it."""
+        return self._compiled(LLMatcher.grammar_from_lark(grammar))
+
+    def submit(self, compiled: Callable[[], TokenGrammar]) -> Future[TokenGrammar]:
+        """Run one of the calls above on a thread for that."""
+        return self._executor.submit(compiled)
+
+    def close(self) -> None:
+        """Give up whatever is being compiled."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for trial in self._trials:
+            trial.close()
+
+    def _compiled(self, grammar: str) -> TokenGrammar:
+        return self._cache.get(grammar, self._compile)
+
+    def _compile(self, grammar: str) -> tuple[TokenGrammar, int]:
+        tokens = self._token_table()
+        trial = self._free_trials.get()
+        try:
+            size = trial.run(grammar)
+        finally:
+            self._free_trials.put(trial)
+        prototype = on_deep_stack(lambda: LLMatcher(tokens, grammar, log_level=0, limits=OWN_PARSER))
+        if prototype.is_error():
+            raise GrammarError(prototype.get_error().strip())
+        return TokenGrammar(prototype, self._vocab_size), size
+
+    def _token_table(self) -> LLTokenizer:
+        """llguidance's own view of the tokenizer; a second's work for a large vocabulary."""
+        with self._lock:
+            if self._tokens is None:
+                backend = getattr(self._tokenizer, "backend_tokenizer", None)
+                if backend is None:
+                    raise GrammarError("this model's tokenizer cannot be constrained")
+                # Padded heads have ids without a token; some tokenizers have tokens without a logit.
+                size = max(self._vocab_size, len(self._tokenizer))
+                text = backend.to_str()
+                self._tokens = LLTokenizer(text, n_vocab=size, eos_token=self._eos_ids or None)
+                self._trials = tuple(GrammarTrial(text, size, self._eos_ids, self._limits) for _ in range(TRIALS))
+                for trial in self._trials:
+                    self._free_trials.put(trial)
+            return self._tokens
+
+
+def on_deep_stack(work: Callable[[], T]) -> T:
+    """Run `work` on a thread whose stack is deeper than any that it was tried on."""
+    results: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            results.set_result(work())
+        except BaseException as error:
+            # A panic of native code is no Exception.
+            results.set_exception(GrammarError(f"it cannot be compiled: {error}"))
+
+    with _stack_size:
+        before = threading.stack_size(STACK_BYTES)
+        try:
+            threading.Thread(target=run, name="grammar-compile", daemon=True).start()
+        finally:
+            threading.stack_size(before)
+    return results.result()
+
+
+_stack_size = threading.Lock()

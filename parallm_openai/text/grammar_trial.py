@@ -1,0 +1,116 @@
+"""Trying a client's grammar in a process of its own, which may crash, hang or fill up without harm."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallm_openai.text.grammar import GrammarError
+
+CHILD = Path(__file__).with_name("grammar_child.py")
+# Exit statuses of the child.
+TOO_SLOW, TOO_LARGE = 70, 71
+
+
+@dataclass(frozen=True)
+class TrialLimits:
+    """Of one grammar. `stack` and `memory` are bytes; `wall_seconds` allows for a busy machine."""
+
+    cpu_seconds: float = 5.0
+    wall_seconds: float = 60.0
+    memory: int = 512 * 2**20
+    stack: int = 32 * 2**20
+    parser: Mapping[str, int | bool] | None = None
+
+
+class GrammarTrial:
+    """One child process (`grammar_child.py`), started when it is first needed and again after it was lost.
+
+    Not thread-safe, but for `close`.
+    """
+
+    def __init__(self, tokenizer: str, vocab_size: int, eos_ids: Sequence[int], limits: TrialLimits) -> None:
+        self._limits = limits
+        self._setup = {
+            "tokenizer": tokenizer,
+            "n_vocab": vocab_size,
+            "eos": list(eos_ids),
+            "limits": dict(limits.parser or {}),
+            "seconds": limits.cpu_seconds,
+            "bytes": limits.memory,
+            "stack": limits.stack,
+        }
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
+
+    def run(self, grammar: str) -> int:
+        """The bytes that the compiled grammar takes. Raises GrammarError if it must not be compiled here."""
+        process = self._process or self._start()
+        timer = threading.Timer(self._limits.wall_seconds, process.kill)
+        timer.start()
+        try:
+            answer = self._ask(process, grammar)
+        finally:
+            timer.cancel()
+        if answer is None:
+            self._process = None
+            status = process.wait()
+            if not self._closed:
+                # The next request need not wait for it.
+                self._start()
+            raise GrammarError(_reason(status))
+        told = json.loads(answer)
+        if told["error"] is not None:
+            raise GrammarError(told["error"].strip())
+        return int(told["bytes"])
+
+    def _ask(self, process: subprocess.Popen[str], grammar: str) -> str | None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"grammar": grammar}) + "\n")
+            process.stdin.flush()
+            return process.stdout.readline() or None
+        except OSError:
+            return None
+
+    def _start(self) -> subprocess.Popen[str]:
+        # As a script: importing it as a part of the package would import the package. In a session of its own, so that
+        # an interrupt at the terminal is the server's alone.
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self._process = process
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(self._setup) + "\n")
+            process.stdin.flush()
+        except OSError:
+            pass  # It has died already; whoever asks it next finds out.
+        return process
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+
+
+def _reason(status: int) -> str:
+    if status in (TOO_SLOW, -signal.SIGKILL):
+        return "it takes too long to compile"
+    if status == TOO_LARGE:
+        return "it takes too much memory to compile"
+    return "it is too deeply nested to compile" if status < 0 else "it cannot be compiled"
