@@ -241,11 +241,18 @@ def _run(
                 _announce(listener, target.name, needs_key=bool(settings.api_keys))
 
     server = Announcing(settled)
+
+    def stop_serving() -> None:
+        server.should_exit = True
+
+    engine.on_failure = stop_serving
     # uvicorn raises the interrupt again after an orderly end.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     if not server.started:
         _fail("the server could not be started; the log above says why")
+    if engine.failed:
+        _fail("the engine has failed; the log above says why")
 
 
 def _announce(listener: socket.socket, model: str, *, needs_key: bool) -> None:

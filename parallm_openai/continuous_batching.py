@@ -50,7 +50,7 @@ class AsyncContinuousBatchingEngine:
         if not 0 < len(tokens) < self._engine.context_length:
             raise ValueError(f"a prompt must have 1 to {self._engine.context_length - 1} tokens, not {len(tokens)}")
         chosen = SamplingParams(max_tokens=max_tokens, temperature=temperature, **params)
-        stream = self._engine.open(Request(tokens, chosen))
+        [stream] = self._engine.open([Request(tokens, chosen)])
         return "".join([delta.text async for delta in Generation(stream, Reader(self._tokenizer))])
 
     async def generate_batch(self, prompts: Sequence[str], max_tokens: int = 100, **params: Any) -> list[str]:

@@ -166,7 +166,7 @@ class _Loaded:
 def test_streams_end_after_their_last_output(async_engine: AsyncEngine) -> None:
     async def scenario() -> None:
         requests = [greedy([n + 1], 12) for n in range(5)]
-        streams = [async_engine.open(request) for request in requests]
+        streams = async_engine.open(requests)
 
         async def read(stream: Any) -> list[int]:
             return [token async for output in stream for token in output.tokens]
@@ -180,7 +180,7 @@ def test_streams_end_after_their_last_output(async_engine: AsyncEngine) -> None:
 
 def test_a_cancelled_stream_ends(async_engine: AsyncEngine) -> None:
     async def scenario() -> None:
-        stream = async_engine.open(greedy([1], 4000))
+        [stream] = async_engine.open([greedy([1], 4000)])
         await anext(stream)
         stream.cancel()
         stream.cancel()
@@ -194,22 +194,83 @@ def test_a_cancelled_stream_ends(async_engine: AsyncEngine) -> None:
 def test_shutdown_lets_running_requests_finish(async_engine: AsyncEngine) -> None:
     async def scenario() -> None:
         request = greedy([1], 60)
-        stream = async_engine.open(request)
+        [stream] = async_engine.open([request])
         closing = asyncio.create_task(async_engine.shutdown(30))
         tokens = [token async for output in stream for token in output.tokens]
         assert tokens == reference(request)
         await closing
         with pytest.raises(EngineStoppedError):
-            async_engine.open(greedy([1], 1))
+            async_engine.open([greedy([1], 1)])
 
     asyncio.run(scenario())
 
 
 def test_shutdown_cancels_what_outlasts_its_timeout(async_engine: AsyncEngine) -> None:
     async def scenario() -> None:
-        stream = async_engine.open(greedy([1], 4000))
+        [stream] = async_engine.open([greedy([1], 4000)])
         await anext(stream)
         await async_engine.shutdown(0.05)
         assert [output async for output in stream][-1].finish_reason is FinishReason.CANCELLED
 
     asyncio.run(scenario())
+
+
+class Panic(BaseException):
+    """As native code raises it: no Exception."""
+
+
+def test_a_thread_that_fails_ends_every_request_and_says_so(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    engine = Engine(lambda: tiny.core(max_batch_size=2), outbox, told.set)
+    requests = [greedy([n + 1], 2000) for n in range(4)]
+    for request in requests:
+        engine.submit(request)
+    while not outbox.outputs:
+        time.sleep(0.005)
+    monkeypatch.setattr(engine.core.scheduler, "park_cleared", lambda: 1 / 0)
+    monkeypatch.setattr(engine.core, "fail_all", lambda error: 1 / 0)
+    for request in requests:
+        last = outbox.wait(request.id)[-1]
+        assert last.finish_reason is FinishReason.ERROR
+        assert "ZeroDivisionError" in (last.error or "")
+    assert told.wait(10)
+    assert isinstance(engine.failure, ZeroDivisionError)
+    assert engine.unfinished == 0
+    with pytest.raises(EngineStoppedError, match="failed"):
+        engine.submit(greedy([1], 1))
+    engine.stop()
+
+
+@pytest.mark.parametrize("command", ["add", "cancel"])
+def test_a_command_that_fails_costs_its_own_request_alone(
+    command: str, engine: Engine, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Grammar:
+        def matcher(self) -> None:
+            raise Panic("native")
+
+    well = greedy([1, 2], 40)
+    ill = greedy([3], 900, grammar=Grammar()) if command == "add" else greedy([3], 900)
+    monkeypatch.setattr(engine.core.scheduler, "retire", lambda *args: 1 / 0) if command == "cancel" else None
+    engine.submit(ill)
+    if command == "cancel":
+        while ill.id not in outbox.outputs:
+            time.sleep(0.005)
+        engine.cancel(ill.id)
+    reason = outbox.wait(ill.id)[-1].finish_reason
+    assert reason is (FinishReason.ERROR if command == "add" else FinishReason.CANCELLED)
+    monkeypatch.undo()
+    engine.submit(well)
+    assert outbox.tokens(well.id) == reference(well)
+    assert engine.failure is None
+
+
+def test_several_requests_are_queued_all_or_none(engine: Engine, outbox: Outbox) -> None:
+    assert engine.capacity == 8
+    with pytest.raises(QueueFullError):
+        engine.submit_all([greedy([n + 1], 2) for n in range(9)])
+    assert engine.unfinished == 0
+    requests = [greedy([n + 1], 2) for n in range(8)]
+    engine.submit_all(requests)
+    for request in requests:
+        assert outbox.tokens(request.id) == reference(request)

@@ -140,7 +140,7 @@ class Run:
     def add(self, request: Request) -> None:
         self.tokens[request.id] = []
         self.outputs[request.id] = []
-        self.core.add(request)
+        self.gather(self.core.add(request))
 
     def step(self) -> list[Output]:
         outputs = self.core.step()

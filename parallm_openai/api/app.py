@@ -14,12 +14,15 @@ from parallm_openai import __version__
 from parallm_openai.api import chat, completions, errors, models, native, responses, tokens
 from parallm_openai.api.middleware import ApiKeys, BodyLimit, RequestHeaders
 from parallm_openai.api.response_store import ResponseStore
+from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.server import Server
 from parallm_openai.api.settings import ServerSettings
-from parallm_openai.api.streaming import ClientGone
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.text.tokenizer import Tokenizer
+
+# So many bodies of the largest size may be worked on at the same time.
+BODIES_HELD = 16
 
 
 def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> FastAPI:
@@ -34,6 +37,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)
     tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
     grammars, responses_kept = tokenizer.grammars(model.eos_token_ids), ResponseStore(settings.stored_responses)
+    app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)
     app.state.server = Server(engine, model, tokenizer, settings, grammars, responses_kept)
     for module in (completions, chat, responses, tokens, models, native):
         app.include_router(module.router)

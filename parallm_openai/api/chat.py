@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
+from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
 from parallm_openai.api.chat_answer import ChatChoice, frames, whole
 from parallm_openai.api.grammar import requested_grammar, schema_of
+from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.server import Answer, Server, server_of
-from parallm_openai.api.streaming import STREAMED, event_stream, unless_gone
+from parallm_openai.api.streaming import STREAMED, collected, event_stream
 from parallm_openai.api.tools import ToolUse, tool_grammar, tool_use
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
@@ -25,7 +26,7 @@ from parallm_openai.text.generation import Generation
 from parallm_openai.text.thinking import ThinkingGrammar
 from parallm_openai.text.tokenizer import TemplateError
 
-router = APIRouter()
+router = body_router()
 
 
 @router.post("/v1/chat/completions", tags=["OpenAI"], responses=STREAMED)
@@ -44,11 +45,12 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
         stream = frames(answer.chunk(), generations, choices, counted)
         return event_stream(stream, generations, server.settings)
     work = whole(answer, generations, choices)
-    return JSONResponse(await unless_gone(request, work, generations, server.settings.request_timeout))
+    return JSONResponse(await collected(work, generations))
 
 
 async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], list[ChatParser], ToolUse]:
     """The sequences of a checked request, under way, and what reads each. Raises ApiError before any starts."""
+    server.check_sequences(body.n or 1, "n")
     use = tool_use(server, body)
     prompt = await rendered(server, body, use)
     tokens = await server.tokens(prompt.text, "messages", special=False)

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
+from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
 from parallm_openai.api.grammar import requested_grammar
 from parallm_openai.api.logprobs import CompletionLogprobs, joined
+from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.completions import CompletionRequest, Prompt
 from parallm_openai.api.server import Answer, Server, server_of, usage
-from parallm_openai.api.streaming import STREAMED, event_stream, frame, merged, unless_gone
+from parallm_openai.api.streaming import STREAMED, collected, event_stream, frame, merged
 from parallm_openai.engine.request import FinishReason, SamplingParams
 from parallm_openai.text.generation import Generation, TextDelta
 
-router = APIRouter()
+router = body_router()
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -36,7 +37,7 @@ async def create_completion(body: CompletionRequest, request: HttpRequest) -> Re
         frames = _frames(answer, body, generations, choices)
         return event_stream(frames, generations, server.settings)
     work = _whole(answer, body, generations, choices)
-    return JSONResponse(await unless_gone(request, work, generations, server.settings.request_timeout))
+    return JSONResponse(await collected(work, generations))
 
 
 def _check(body: CompletionRequest) -> None:
@@ -58,11 +59,14 @@ async def _sequences(server: Server, body: CompletionRequest) -> list[tuple[tupl
     prompts = body.prompts()
     if not prompts:
         raise errors.invalid("'prompt' must not be an empty list.", "prompt")
+    server.check_sequences(len(prompts) * _choices(body), "prompt" if len(prompts) > 1 else "n")
     grammar = await requested_grammar(server, body)
     wanted = []
-    for place, prompt in enumerate(prompts):
-        param = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
-        tokens = await server.tokens(_infilled(server, prompt, body.suffix, param), param)
+    named = [(prompt, "prompt" if len(prompts) == 1 else f"prompt[{place}]") for place, prompt in enumerate(prompts)]
+    infilled = [(_infilled(server, prompt, body.suffix, param), param) for prompt, param in named]
+    for tokens in await server.tokens_of(infilled):
+        if isinstance(tokens, errors.ApiError):
+            raise tokens
         limit = server.completion_limit(tokens, body.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
         for choice in range(_choices(body)):
             params = body.sampling_params(

@@ -13,6 +13,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from parallm_openai.text.generation import GenerationError
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,8 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorAnswer, "description": "The server cannot carry it out now, or failed."},
 }
 
+LONGEST_MESSAGE = 2000
+
 # The SDK retries 5xx answers by itself; a generation that failed once would fail again.
 NO_RETRY = {"x-should-retry": "false"}
 
@@ -50,6 +54,8 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        # What a client has sent may be quoted in it.
+        message = message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "…"
         super().__init__(message)
         self.status = status
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
@@ -86,10 +92,27 @@ def overloaded(message: str) -> ApiError:
     return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"})
 
 
-def shutting_down() -> ApiError:
+def text_too_long(limit: int, characters: int, param: str) -> ApiError:
+    return ApiError(
+        400,
+        f"This model's maximum context length is {limit} tokens. However, the {param} has {characters} characters, "
+        f"which are more tokens than that. Please reduce the length of the {param}.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def generation_failed(error: GenerationError) -> ApiError:
+    """What failed may be the request's own fault: a grammar can meet its limits in the middle of an answer."""
+    if error.request_at_fault:
+        return invalid(f"Generation failed: {error}.", code="invalid_grammar")
+    return internal(f"Generation failed: {error}")
+
+
+def unavailable(message: str) -> ApiError:
     return ApiError(
         503,
-        "The server is shutting down.",
+        message,
         type="server_error",
         code="unavailable",
         headers={"Retry-After": "5"},

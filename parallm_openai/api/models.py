@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
 from parallm_openai.api.server import Server, server_of
@@ -34,6 +35,8 @@ async def retrieve_model(name: str, request: HttpRequest) -> dict[str, Any]:
 
 
 @router.get("/health", tags=["native"])
-async def health(request: HttpRequest) -> dict[str, Any]:
-    """Whether the server answers; needs no API key."""
-    return {"status": "ok", "model": server_of(request).model.name}
+async def health(request: HttpRequest) -> JSONResponse:
+    """Whether the server can generate; needs no API key. 503 once its engine has failed."""
+    server = server_of(request)
+    failed = server.engine.failed
+    return JSONResponse({"status": "failed" if failed else "ok", "model": server.model.name}, 503 if failed else 200)

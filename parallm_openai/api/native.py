@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
+from fastapi import Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from parallm_openai.api import errors
 from parallm_openai.api.grammar import requested_grammar
-from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields, Prompt
-from parallm_openai.api.server import Server, server_of, usage
-from parallm_openai.api.streaming import STREAMED, event_stream, frame, merged, unless_gone
+from parallm_openai.api.route import body_router
+from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields
+from parallm_openai.api.server import Server, Wanted, server_of, usage
+from parallm_openai.api.streaming import STREAMED, collected, event_stream, frame, merged
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text.generation import Generation, GenerationError
 
-router = APIRouter(tags=["native"])
+router = body_router(tags=["native"])
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -32,11 +33,13 @@ async def generate(body: GenerateRequest, request: HttpRequest) -> Response:
     began = time.perf_counter()
     server = server_of(request)
     grammar = await requested_grammar(server, body)
-    generation = await _opened(server, body.prompt, "prompt", body, grammar)
+    [sequence] = await _sequences(server, body, [(body.prompt, "prompt")], grammar)
+    if isinstance(sequence, errors.ApiError):
+        raise sequence
+    generations = server.open([sequence], body.stops())
     if body.stream:
-        return event_stream(_frames(generation, server, began), [generation], server.settings)
-    work = _finished(generation, server, began)
-    return JSONResponse(await unless_gone(request, work, [generation], server.settings.request_timeout))
+        return event_stream(_frames(generations[0], server, began), generations, server.settings)
+    return JSONResponse(await collected(_finished(generations[0], server, began), generations))
 
 
 @router.post("/v1/generate_batch")
@@ -44,24 +47,16 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     """Continue several prompts; the results are in their order, an error in the place of a bad one."""
     began = time.perf_counter()
     server = server_of(request)
+    server.check_sequences(len(body.prompts), "prompts")
     # What concerns all prompts is an error of the request itself.
     body.sampling_params(server.tokenizer.vocab_size, max_tokens=body.max_tokens)
     grammar = await requested_grammar(server, body)
-    places = [await _one_of_many(server, prompt, index, body, grammar) for index, prompt in enumerate(body.prompts)]
-    generations = [place for place in places if isinstance(place, Generation)]
-
-    async def result(index: int, place: Generation | errors.ApiError) -> dict[str, Any]:
-        if isinstance(place, errors.ApiError):
-            return {"index": index, **place.body}
-        try:
-            return {"index": index, **await _finished(place, server, began)}
-        except GenerationError as error:
-            return {"index": index, **errors.internal(f"Generation failed: {error}").body}
-
-    async def all_results() -> list[dict[str, Any]]:
-        return await asyncio.gather(*(result(index, place) for index, place in enumerate(places)))
-
-    results = await unless_gone(request, all_results(), generations, server.settings.request_timeout)
+    named = [(prompt, f"prompts[{index}]") for index, prompt in enumerate(body.prompts)]
+    sequences = await _sequences(server, body, named, grammar)
+    generations = server.open([each for each in sequences if not isinstance(each, errors.ApiError)], body.stops())
+    started = iter(generations)
+    places = [each if isinstance(each, errors.ApiError) else next(started) for each in sequences]
+    results = await collected(_all_finished(places, server, began), generations)
     return JSONResponse(
         {
             "results": results,
@@ -72,26 +67,36 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     )
 
 
-async def _one_of_many(
-    server: Server, prompt: Any, index: int, body: NativeFields, grammar: Grammar | None
-) -> Generation | errors.ApiError:
-    param = f"prompts[{index}]"
-    tokens = isinstance(prompt, list) and all(type(token) is int for token in prompt)
-    if not (isinstance(prompt, str) or tokens):
-        return errors.invalid(f"'{param}' must be text or a list of token ids.", param, "invalid_type")
-    try:
-        return await _opened(server, prompt, param, body, grammar)
-    except errors.ApiError as error:
-        return error
+async def _sequences(
+    server: Server, body: NativeFields, prompts: Sequence[tuple[Any, str]], grammar: Grammar | None
+) -> list[Wanted | errors.ApiError]:
+    """Each prompt, given with its field's name, as a sequence to generate; an error in the place of a bad one."""
+    sequences: list[Wanted | errors.ApiError] = []
+    for tokens, (_, param) in zip(await server.tokens_of(prompts), prompts, strict=True):
+        try:
+            if isinstance(tokens, errors.ApiError):
+                raise tokens
+            limit = server.completion_limit(tokens, body.max_tokens, DEFAULT_MAX_TOKENS, param)
+        except errors.ApiError as error:
+            sequences.append(error)
+        else:
+            params = body.sampling_params(server.tokenizer.vocab_size, max_tokens=limit, grammar=grammar)
+            sequences.append((tokens, params))
+    return sequences
 
 
-async def _opened(
-    server: Server, prompt: Prompt, param: str, body: NativeFields, grammar: Grammar | None
-) -> Generation:
-    tokens = await server.tokens(prompt, param)
-    limit = server.completion_limit(tokens, body.max_tokens, DEFAULT_MAX_TOKENS, param)
-    params = body.sampling_params(server.tokenizer.vocab_size, max_tokens=limit, grammar=grammar)
-    return server.open([(tokens, params)], body.stops())[0]
+async def _all_finished(
+    places: Sequence[Generation | errors.ApiError], server: Server, began: float
+) -> list[dict[str, Any]]:
+    async def result(index: int, place: Generation | errors.ApiError) -> dict[str, Any]:
+        if isinstance(place, errors.ApiError):
+            return {"index": index, **place.body}
+        try:
+            return {"index": index, **await _finished(place, server, began)}
+        except GenerationError as error:
+            return {"index": index, **errors.generation_failed(error).body}
+
+    return await asyncio.gather(*(result(index, place) for index, place in enumerate(places)))
 
 
 async def _finished(generation: Generation, server: Server, began: float) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
+from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
@@ -14,13 +14,14 @@ from parallm_openai.api.chat import opened
 from parallm_openai.api.response_input import Message, chat_request, new_messages
 from parallm_openai.api.response_store import StoredResponse
 from parallm_openai.api.response_writer import ResponseEvent, ResponseWriter
+from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.responses import ResponsesRequest
 from parallm_openai.api.server import Server, server_of
-from parallm_openai.api.streaming import STREAMED, frame, merged, sse, unless_gone, within
+from parallm_openai.api.streaming import STREAMED, collected, frame, merged, sse, within
 from parallm_openai.text.generation import Generation, GenerationError
 
-router = APIRouter(tags=["OpenAI"])
+router = body_router(tags=["OpenAI"])
 
 
 @router.post("/v1/responses", responses=STREAMED)
@@ -38,7 +39,7 @@ async def create_response(body: ResponsesRequest, request: HttpRequest) -> Respo
     if body.stream:
         return sse(exchange.frames(), server.settings)
     work = exchange.whole()
-    return JSONResponse(await unless_gone(request, work, generations, server.settings.request_timeout))
+    return JSONResponse(await collected(work, generations))
 
 
 @router.get("/v1/responses/{response_id}")

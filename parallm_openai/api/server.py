@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
@@ -23,8 +24,16 @@ from parallm_openai.text.grammar_compiler import Grammars
 from parallm_openai.text.stop import Ending
 from parallm_openai.text.tokenizer import Tokenizer
 
-# Encoding this much text takes milliseconds; more of it goes to a thread.
-INLINE_TEXT = 20_000
+T = TypeVar("T")
+Wanted = tuple[tuple[int, ...], SamplingParams]
+"""A sequence to generate."""
+
+# Characters or tokens that take long enough to be kept apart from others.
+LARGE_TEXT = 100_000
+# Of a text with more characters than this for each token of the context, the beginning is tokenised first: that alone
+# is too long as a rule. Cutting the text changes its tokens by less than the margin.
+PROBED_CHARACTERS = 16
+PROBE_MARGIN = 1024
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Server:
     settings: ServerSettings
     grammars: Grammars
     responses: ResponseStore
+    # Held by whoever tokenises something large.
+    large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -47,27 +58,74 @@ class Server:
             raise errors.model_not_found(name)
 
     async def tokens(self, prompt: Prompt, param: str, *, special: bool = True) -> tuple[int, ...]:
-        """A prompt's token ids, checked against the vocabulary. Raises ApiError."""
+        """A prompt's token ids, checked against the vocabulary and the context. Raises ApiError."""
+        [found] = await self.tokens_of([(prompt, param)], special=special)
+        if isinstance(found, errors.ApiError):
+            raise found
+        return found
+
+    async def tokens_of(
+        self, prompts: Sequence[tuple[Any, str]], *, special: bool = True
+    ) -> list[tuple[int, ...] | errors.ApiError]:
+        """The same for several prompts, each with the name of its field; an error in the place of a bad one."""
+
+        def checked(prompt: Any, param: str) -> tuple[int, ...] | errors.ApiError:
+            try:
+                return self._prompt_tokens(prompt, param, special)
+            except errors.ApiError as error:
+                return error
+
+        size = sum(len(prompt) for prompt, _ in prompts if isinstance(prompt, (str, list)))
+        return await self.off_loop(size, lambda: [checked(prompt, param) for prompt, param in prompts])
+
+    async def off_loop(self, size: int, work: Callable[[], T]) -> T:
+        """Run `work` on `size` characters or tokens on a thread; what is large waits for its like, and nothing else."""
+        if size <= LARGE_TEXT:
+            return await asyncio.to_thread(work)
+        async with self.large:
+            return await asyncio.to_thread(work)
+
+    def _prompt_tokens(self, prompt: Any, param: str, special: bool) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            encode = self.tokenizer.encode
-            if len(prompt) > INLINE_TEXT:
-                tokens = await asyncio.to_thread(encode, prompt, special=special)
-            else:
-                tokens = encode(prompt, special=special)
+            tokens = self.encode(prompt, param, special)
+        elif isinstance(prompt, list) and all(type(token) is int for token in prompt):
+            tokens = self.known_tokens(prompt, param)
         else:
-            tokens = prompt
-            unknown = self.tokenizer.unknown_ids(tokens)
-            if unknown:
-                raise errors.invalid(
-                    f"Invalid token id in '{param}': {unknown[0]} is not in the vocabulary "
-                    f"(0 to {self.tokenizer.vocab_size - 1}).",
-                    param,
-                )
+            raise errors.invalid(f"'{param}' must be text or a list of token ids.", param, "invalid_type")
         if not tokens and (start := self.tokenizer.start_token) is not None:
             tokens = [start]
         if not tokens:
             raise errors.invalid(f"'{param}' must not be empty.", param)
         return tuple(tokens)
+
+    def encode(self, text: str, param: str, special: bool = True) -> list[int]:
+        """A text's token ids. Raises ApiError, sooner than all of it is tokenised, if it cannot fit the context."""
+        limit = self.engine.context_length
+        if len(text) > limit * self.tokenizer.longest_token:
+            raise errors.text_too_long(limit, len(text), param)
+        beginning = PROBED_CHARACTERS * limit
+        if len(text) > beginning and len(self.tokenizer.encode(text[:beginning])) > limit + PROBE_MARGIN:
+            raise errors.text_too_long(limit, len(text), param)
+        return self.tokenizer.encode(text, special=special)
+
+    def known_tokens(self, tokens: list[int], param: str) -> list[int]:
+        """The same ids. Raises ApiError for one that is not in the vocabulary."""
+        unknown = self.tokenizer.unknown_ids(tokens)
+        if unknown:
+            raise errors.invalid(
+                f"Invalid token id in '{param}': {str(unknown[0])[:30]} is not in the vocabulary "
+                f"(0 to {self.tokenizer.vocab_size - 1}).",
+                param,
+            )
+        return tokens
+
+    def check_sequences(self, count: int, param: str) -> None:
+        """Raise ApiError for more sequences than could ever run and wait together."""
+        if count > self.engine.capacity:
+            raise errors.invalid(
+                f"'{param}' asks for {count} sequences; this server runs and queues {self.engine.capacity} at most.",
+                param,
+            )
 
     def completion_limit(self, prompt: Sequence[int], wanted: int | None, default: int | None, param: str) -> int:
         """How many tokens may be generated after `prompt`. Raises ApiError where they do not fit the context.
@@ -86,7 +144,7 @@ class Server:
 
     def open(
         self,
-        wanted: Sequence[tuple[tuple[int, ...], SamplingParams]],
+        wanted: Sequence[Wanted],
         stops: Sequence[str],
         shown: Sequence[str] = (),
         ending: Callable[[], Ending] | None = None,
@@ -96,20 +154,14 @@ class Server:
         `shown` are special tokens that the text is to hold all the same; `ending` makes what ends each
         sequence besides stop strings.
         """
-        opened: list[Generation] = []
+        readers = [Reader(self.tokenizer, stops, shown, ending() if ending is not None else None) for _ in wanted]
         try:
-            for prompt, params in wanted:
-                reader = Reader(self.tokenizer, stops, shown, ending() if ending is not None else None)
-                opened.append(Generation(self.engine.open(Request(prompt, params)), reader))
-        except Exception as error:
-            for generation in opened:
-                generation.cancel()
-            if isinstance(error, QueueFullError):
-                raise errors.overloaded(f"The server is busy: {error}. Please try again.") from error
-            if isinstance(error, EngineStoppedError):
-                raise errors.shutting_down() from error
-            raise
-        return opened
+            streams = self.engine.open([Request(prompt, params) for prompt, params in wanted])
+        except QueueFullError as error:
+            raise errors.overloaded(f"The server is busy: {error}. Please try again.") from error
+        except EngineStoppedError as error:
+            raise errors.unavailable(f"The server cannot generate: {error}.") from error
+        return [Generation(stream, reader) for stream, reader in zip(streams, readers, strict=True)]
 
 
 def server_of(request: HttpRequest) -> Server:

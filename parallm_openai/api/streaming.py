@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from fastapi import Request as HttpRequest
 from sse_starlette.sse import AppStatus, EventSourceResponse
 
 from parallm_openai.api import errors
@@ -28,10 +27,6 @@ DONE = "[DONE]"
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"description": "The answer, or with `stream` its pieces", "content": {"text/event-stream": {}}}
 }
-
-
-class ClientGone(Exception):
-    """The client has closed its connection; there is nobody to answer."""
 
 
 async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, TextDelta]]:
@@ -75,7 +70,7 @@ def frame(body: dict[str, Any]) -> dict[str, str]:
 def event_stream(
     frames: AsyncIterator[dict[str, str]], generations: Sequence[Generation], settings: ServerSettings
 ) -> EventSourceResponse:
-    """An SSE response that ends in `[DONE]`, or in one frame with the error where generation fails."""
+    """An SSE response that ends in `[DONE]`, after one frame with the error if anything fails."""
     return sse(_guarded(frames, generations, settings.request_timeout), settings)
 
 
@@ -107,43 +102,34 @@ async def _guarded(
     try:
         async for item in within(frames, timeout):
             yield item
-        yield {"data": DONE}
-    except TimeoutError:
-        yield frame(errors.timed_out(timeout).body)
-    except GenerationError as error:
+    except Exception as error:
         # The headers are out: the SDK reads an error from a data frame, never from an `event: error`.
-        yield frame(errors.internal(f"Generation failed: {error}").body)
+        yield frame(error_of(error, timeout).body)
     finally:
         for generation in generations:
             generation.cancel()
+    yield {"data": DONE}
 
 
-async def unless_gone(
-    request: HttpRequest, work: Coroutine[Any, Any, T], generations: Sequence[Generation], timeout: float
-) -> T:
-    """Wait for `work` while the client is there.
+def error_of(error: Exception, timeout: float) -> errors.ApiError:
+    """How a stream tells of what ended it; what nobody expected is logged."""
+    match error:
+        case errors.ApiError():
+            return error
+        case TimeoutError():
+            return errors.timed_out(timeout)
+        case GenerationError():
+            return errors.generation_failed(error)
+    log.error("a stream failed", exc_info=error)
+    return errors.internal()
 
-    Starlette does not cancel a handler whose client has left; its rows would run on for nobody.
-    Raises ClientGone, or ApiError where generation fails or takes longer than `timeout` seconds.
-    """
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(request))
+
+async def collected(work: Coroutine[Any, Any, T], generations: Sequence[Generation]) -> T:
+    """The result of `work` on these generations, which end with it. Raises ApiError if one fails."""
     try:
-        await asyncio.wait({working, leaving}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        if leaving.done():
-            raise ClientGone
-        raise errors.timed_out(timeout)
+        return await work
     except GenerationError as error:
-        raise errors.internal(f"Generation failed: {error}") from error
+        raise errors.generation_failed(error) from error
     finally:
-        for task in (working, leaving):
-            task.cancel()
         for generation in generations:
             generation.cancel()
-
-
-async def _disconnected(request: HttpRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from parallm_openai.api import errors
 from parallm_openai.api.chat import rendered
+from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.sampling import Body
 from parallm_openai.api.server import server_of
 from parallm_openai.api.tools import tool_use
 
-router = APIRouter(tags=["native"])
+router = body_router(tags=["native"])
 
 
 class TokenizeRequest(Body):
@@ -34,7 +35,8 @@ async def tokenize(body: TokenizeRequest, request: HttpRequest) -> dict[str, Any
     server = server_of(request)
     if body.model is not None:
         server.check_model(body.model)
-    tokens = server.tokenizer.encode(body.prompt, special=body.add_special_tokens)
+    encode = partial(server.encode, body.prompt, "prompt", body.add_special_tokens)
+    tokens = await server.off_loop(len(body.prompt), encode)
     return {"tokens": tokens, "count": len(tokens), "max_model_len": server.engine.context_length}
 
 
@@ -44,9 +46,8 @@ async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> dict[str,
     server = server_of(request)
     if body.model is not None:
         server.check_model(body.model)
-    if body.tokens:
-        await server.tokens(body.tokens, "tokens")
-    return {"prompt": server.tokenizer.decode(body.tokens)}
+    tokens = server.known_tokens(body.tokens, "tokens")
+    return {"prompt": await server.off_loop(len(tokens), partial(server.tokenizer.decode, tokens))}
 
 
 @router.post("/v1/chat/completions/render")

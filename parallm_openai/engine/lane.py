@@ -43,7 +43,10 @@ class Lane:
         """What a decoding row has read, for requests that begin alike; None where state cannot be cut."""
         tokens = self.read(index)
         kept = self.target.copy(index, len(tokens))
-        return Prefix(np.array(tokens), kept, self.drafter.copy(index, len(tokens))) if kept is not None else None
+        if kept is None:
+            return None
+        salt = self.running[index].request.cache_salt
+        return Prefix(np.array(tokens), kept, self.drafter.copy(index, len(tokens)), salt)
 
     def promote(self, source: Lane, index: int) -> None:
         """A row that has read its prompt in `source` goes on to decode here."""

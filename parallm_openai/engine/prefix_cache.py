@@ -21,11 +21,15 @@ LEAST_TOKENS = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
-    """One kept sequence: caches of a single row each; `draft` is None where the drafter has not read it."""
+    """One kept sequence: caches of a single row each; `draft` is None if the drafter has not read it.
+
+    Only requests of the same `salt` may know of it.
+    """
 
     tokens: np.ndarray
     target: RaggedCache
     draft: RaggedCache | None = None
+    salt: str = ""
 
 
 class PrefixCache:
@@ -39,12 +43,12 @@ class PrefixCache:
         self.hits = 0
         self.hit_tokens = 0
 
-    def find(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
+    def find(self, tokens: Sequence[int], salt: str = "") -> tuple[Prefix | None, int]:
         """The kept sequence that shares the longest beginning with `tokens`, and that beginning's length.
 
         At least `LEAST_TOKENS` or none, and never all of `tokens`: a row's last token is read when it decodes.
         """
-        best, length = self._longest(tokens[:-1])
+        best, length = self._longest(tokens[:-1], salt)
         if best is None:
             return None, 0
         self._kept.remove(best)
@@ -53,12 +57,12 @@ class PrefixCache:
         self.hit_tokens += length
         return best, length
 
-    def known(self, tokens: Sequence[int]) -> int:
+    def known(self, tokens: Sequence[int], salt: str = "") -> int:
         """How long a beginning `find` would find."""
-        return self._longest(tokens[:-1])[1]
+        return self._longest(tokens[:-1], salt)[1]
 
-    def _longest(self, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
-        beginnings = [common_beginning(tokens, prefix.tokens) for prefix in self._kept]
+    def _longest(self, tokens: Sequence[int], salt: str = "") -> tuple[Prefix | None, int]:
+        beginnings = [common_beginning(tokens, prefix.tokens) if prefix.salt == salt else 0 for prefix in self._kept]
         best = max(range(len(beginnings)), key=beginnings.__getitem__, default=None)
         if best is None or not beginnings[best]:
             return None, 0
@@ -68,13 +72,17 @@ class PrefixCache:
         """Whether a sequence is neither too short nor too long to be kept."""
         return LEAST_TOKENS <= len(tokens) <= budget
 
-    def wants(self, tokens: Sequence[int], budget: int) -> bool:
+    def wants(self, tokens: Sequence[int], budget: int, salt: str = "") -> bool:
         """Whether a sequence is worth a copy: one that there is room for and that is not kept already."""
-        return self.has_room(tokens, budget) and self._longest(tokens)[1] < len(tokens)
+        return self.has_room(tokens, budget) and self._longest(tokens, salt)[1] < len(tokens)
 
     def keep(self, prefix: Prefix, budget: int) -> None:
         """Add a sequence in the place of those that it continues; older ones make room for it."""
-        self._kept = [old for old in self._kept if common_beginning(old.tokens, prefix.tokens) < len(old.tokens)]
+        self._kept = [
+            old
+            for old in self._kept
+            if old.salt != prefix.salt or common_beginning(old.tokens, prefix.tokens) < len(old.tokens)
+        ]
         self._kept.append(prefix)
         self.fit(budget)
 

@@ -65,10 +65,15 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to generate. `prompt` is never empty and its ids are within the vocabulary."""
+    """One sequence to generate. `prompt` is never empty and its ids are within the vocabulary.
+
+    Requests share computed prefixes only with those of the same `cache_salt`: how much of a prompt is cached
+    would tell one user what another has sent.
+    """
 
     prompt: tuple[int, ...]
     params: SamplingParams
+    cache_salt: str = ""
     id: int = field(default_factory=lambda: next(_request_numbers))
 
 
@@ -89,7 +94,8 @@ class Output:
     `tokens` may be empty. A stopping token (EOS or one of `stop_token_ids`) is
     reported in `stop_token`, not in `tokens`. `prompt_logprobs` comes once, with the
     first output: None for the first prompt token, which nothing precedes. `drafted` and
-    `accepted` count this output's step alone.
+    `accepted` count this output's step alone. `error` says why a request ended with an error, and
+    `request_at_fault` whether the cause lies in the request itself: it would fail again.
     """
 
     request_id: int
@@ -99,6 +105,7 @@ class Output:
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
+    request_at_fault: bool = False
     drafted: int = 0
     accepted: int = 0
     cached_prompt_tokens: int = 0

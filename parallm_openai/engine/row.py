@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from dataclasses import dataclass, field
 
-from parallm_openai.engine.constraint import Matcher
+from parallm_openai.engine.constraint import Mask, Matcher
 from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
 from parallm_openai.engine.sampling import Position, TokenHistory
 
+log = logging.getLogger(__name__)
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Row:
     """One sequence: its prompt and what was generated so far."""
 
@@ -27,6 +30,15 @@ class Row:
     # Prompt tokens that a kept sequence spared it, until its first output has told so.
     cached: int = 0
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
+    # Why its own part of a step failed, its grammar's for instance: it ends with that, and its neighbours go on.
+    failure: str | None = None
+    # Whether the failure lies in the request, whose grammar met a limit, and not in the server.
+    at_fault: bool = False
+    # Steps that failed for all of their rows. Until it has come through one alone, nobody knows whose fault that was.
+    failed_steps: int = 0
+    alone: bool = False
+    cleared: bool = False
+    ended: bool = False
 
     @classmethod
     def of(cls, request: Request, context_length: int, eos_ids: frozenset[int]) -> Row:
@@ -71,8 +83,22 @@ class Row:
             history=self.history,
             drafts=drafts if self.history is not None else (),
             forbidden=tuple(self.stop_ids) if index < params.min_tokens else (),
-            allowed=self.matcher.allowed(drafts) if self.matcher is not None else None,
+            allowed=self._allowed(drafts),
         )
+
+    def fail(self, error: BaseException) -> None:
+        """The row ends with this error when its step does."""
+        log.error("a row's own part of a step failed", exc_info=error)
+        self.failure = describe(error)
+
+    def _allowed(self, drafts: tuple[int, ...]) -> Mask | None:
+        if self.matcher is None or self.failure is not None:
+            return None
+        try:
+            return self.matcher.allowed(drafts)
+        except BaseException as error:  # Panics of native code are no Exceptions.
+            self.fail(error)
+            return None
 
     def positions(self, drafts: tuple[int, ...]) -> list[Position]:
         """The places that one verification samples: after the committed tokens and after each draft."""
@@ -91,12 +117,27 @@ class Row:
             self.tokens.append(token)
             if self.history is not None:
                 self.history.generated[token] += 1
-            if self.matcher is not None:
-                self.matcher.advance(token)
-                if self.matcher.error is not None:
-                    return kept, FinishReason.ERROR, None
-                if self.matcher.finished:
-                    return kept, FinishReason.STOP, None
+            if (reason := self._advance(token)) is not None:
+                return kept, reason, None
             if self.remaining <= 0:
                 return kept, FinishReason.LENGTH, None
         return kept, None, None
+
+    def _advance(self, token: int) -> FinishReason | None:
+        """Commit a token to the grammar; why the sequence ends with it, if it does."""
+        if self.matcher is None:
+            return None
+        try:
+            self.matcher.advance(token)
+            if self.matcher.error is not None:
+                self.failure, self.at_fault = f"the grammar failed: {self.matcher.error}", True
+                return FinishReason.ERROR
+            return FinishReason.STOP if self.matcher.finished else None
+        except BaseException as error:  # As above.
+            self.fail(error)
+            return FinishReason.ERROR
+
+
+def describe(error: BaseException) -> str:
+    """An exception in a line of bounded length."""
+    return f"{type(error).__name__}: {error}"[:500]

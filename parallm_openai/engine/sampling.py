@@ -222,6 +222,16 @@ def as_floats(values: mx.array) -> list[float]:
     return floats
 
 
+def not_numbers(logits: mx.array, tokens: Sequence[int]) -> list[bool]:
+    """Whether each position of `[len(tokens), vocab]` logits is NaN, by its chosen token's.
+
+    A NaN among what a position has read makes all of its logits NaN, so that one of them tells.
+    """
+    chosen = mx.take_along_axis(logits, mx.array(list(tokens))[:, None], axis=-1)[:, 0]
+    flags: list[bool] = np.array(mx.isnan(chosen)).tolist()
+    return flags
+
+
 def token_logprobs(logits: mx.array, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:
     """Log-probabilities of `tokens` under `[len(tokens), vocab]` raw logits, with `tops[i]` alternatives.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.prefix_cache import Prefix, PrefixCache, common_beginning
-from parallm_openai.engine.row import Row
+from parallm_openai.engine.row import Row, describe
 
 log = logging.getLogger(__name__)
 
@@ -55,23 +55,32 @@ class Scheduler:
     def idle(self) -> bool:
         return not (self.waiting or self.active)
 
-    def admit(self, config: EngineConfig) -> None:
-        """Move waiting rows that fit into prefill, in order; one whose prompt is being read already waits for that."""
+    def admit(self, config: EngineConfig) -> list[tuple[Row, BaseException]]:
+        """Move waiting rows that fit into prefill, in order; one whose prompt is being read already waits for that.
+
+        Returns the rows for which this failed, for want of memory as a rule, with the reasons: they are nowhere now.
+        """
+        failed: list[tuple[Row, BaseException]] = []
         for row in list(self.waiting):
             if self._being_read(row, config):
                 continue
             if not self._fits(row, config):
-                return
+                break
             self.waiting.remove(row)
             lane = self.long if len(row.tokens) > LONG_PROMPT else self.common
-            prefix, length = self._known(row)
-            lane.admit(row, prefix, length)
+            try:
+                lane.admit(row, *self._known(row))
+            except BaseException as error:
+                # The caches may hold a part of the row: those that shared them begin again.
+                self.requeue(lane.clear_prefilling())
+                failed.append((row, error))
+        return failed
 
     def _known(self, row: Row) -> tuple[Prefix | None, int]:
         """A kept sequence that begins as the row does, and how far; none where every token is to be scored."""
         if row.scores_prompt:
             return None, 0
-        prefix, length = self.prefixes.find(row.tokens)
+        prefix, length = self.prefixes.find(row.tokens, row.request.cache_salt)
         if not row.generated:
             row.cached = length
         return prefix, length
@@ -80,22 +89,26 @@ class Scheduler:
         """Whether another row is reading, and will leave to be copied, more than half of what this one has to read."""
         if row.scores_prompt or not self.common.target.ragged:
             return False
+        salt = row.request.cache_salt
         for other in self.prefilling:
+            if other.request.cache_salt != salt:
+                continue
             beginning = common_beginning(row.tokens, other.tokens[:-1])
             if beginning and self.prefixes.has_room(other.tokens, config.prefix_cache_tokens):
-                known = self.prefixes.known(row.tokens)
+                known = self.prefixes.known(row.tokens, salt)
                 return beginning - known > (len(row.tokens) - known) / 2
         return False
 
     def remember(self, lane: Lane, index: int, config: EngineConfig) -> None:
         """Keep what a decoding row has read, for requests that begin alike."""
-        if not self.prefixes.wants(lane.read(index), config.prefix_cache_tokens):
+        salt = lane.running[index].request.cache_salt
+        if not self.prefixes.wants(lane.read(index), config.prefix_cache_tokens, salt):
             return
         try:
             prefix = lane.copy(index)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             # The rows that run need the memory more.
-            log.warning("no memory to keep a sequence in (%s); those kept are forgotten", error)
+            log.warning("a sequence could not be kept (%s); those kept are forgotten", describe(error))
             self.prefixes.fit(0)
             return
         if prefix is not None:
@@ -107,7 +120,10 @@ class Scheduler:
         return lane.drop_running(index)
 
     def _fits(self, row: Row, config: EngineConfig) -> bool:
-        rows = self.active + 1
+        active = [*self.prefilling, *self.running]
+        if active and (row.alone or any(other.alone for other in active)):
+            return False
+        rows = len(active) + 1
         area = sum(lane.area for lane in self.lanes) + len(row.tokens) + rows * HEADROOM
         # A lone request always fits.
         return rows <= config.max_batch_size and (rows == 1 or area <= config.max_batch_tokens)
@@ -119,12 +135,37 @@ class Scheduler:
         return max((lane for lane in self.lanes if lane.running), key=lambda lane: lane.area, default=None)
 
     def requeue_newest(self, lane: Lane, config: EngineConfig) -> None:
-        """A decoding row goes back to the head of the queue, to be prefilled again with what it has.
-
-        Nothing is lost: its next token depends on its tokens and its seed alone.
-        """
+        """A decoding row goes back to the queue, to be prefilled again with what it has."""
         newest = max(range(len(lane.running)), key=lambda index: lane.running[index].arrived)
-        self.waiting.appendleft(self.retire(lane, newest, config))
+        self.requeue([self.retire(lane, newest, config)])
+
+    @property
+    def all_rows(self) -> list[Row]:
+        return [*self.prefilling, *self.running, *self.waiting]
+
+    def requeue(self, rows: Sequence[Row]) -> None:
+        """Rows that have left their caches are served next, in order of arrival; those that have ended leave the queue.
+
+        Nothing is lost: a row's next token depends on its tokens and its seed alone. Rows under suspicion come first:
+        each is admitted alone.
+        """
+        for row in rows:
+            row.prompt_logprobs = []
+        waiting = [*sorted(rows, key=lambda row: row.arrived), *self.waiting]
+        self.waiting = deque(sorted((row for row in waiting if not row.ended), key=lambda row: not row.alone))
+
+    def park_cleared(self) -> None:
+        """A row that has come through a step alone makes way while others have still to."""
+        cleared = any(row.cleared for row in self.running)
+        if cleared and any(row.alone for row in self.waiting):
+            self.requeue(self.clear())
+        if cleared:
+            for row in self.all_rows:
+                row.cleared = False
+
+    def clear(self) -> list[Row]:
+        """Drop all rows that have been admitted, and whatever state the caches are in."""
+        return [row for lane in self.lanes for row in (*lane.clear_prefilling(), *lane.clear_running())]
 
     def prefill_share(self, lane: Lane, config: EngineConfig) -> int:
         """Prompt tokens that each of a lane's prefilling rows may read in this step.
@@ -161,14 +202,6 @@ class Scheduler:
         while len(self.common.running) > 1 and self.common.waste() > self.waste_limit:
             lengths = [len(row.tokens) for row in self.common.running]
             self.long.move(self.common, lengths.index(max(lengths)))
-
-    def unqueue(self, request_id: int) -> Row | None:
-        """Take a request that still waits out of the queue."""
-        for row in self.waiting:
-            if row.id == request_id:
-                self.waiting.remove(row)
-                return row
-        return None
 
 
 def first_width(lengths: Sequence[int], forward_tokens: int) -> int:

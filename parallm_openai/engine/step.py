@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import mlx.core as mx
 
@@ -16,13 +17,16 @@ from parallm_openai.config import EngineConfig
 from parallm_openai.engine import sampling
 from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.request import FinishReason, Output, Request, TokenLogprob
-from parallm_openai.engine.row import Row
+from parallm_openai.engine.row import Row, describe
 from parallm_openai.engine.scheduler import Scheduler
 from parallm_openai.engine.speculation.acceptance import coupled, rejection
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
 from parallm_openai.engine.stats import EngineStats
 
 log = logging.getLogger(__name__)
+
+# A row that has been in more failed steps than this ends with the error, whoever's it was.
+MOST_FAILED_STEPS = 3
 
 
 class EngineCore:
@@ -50,6 +54,7 @@ class EngineCore:
         self.fast_width = fast_width
         self.stats = EngineStats()
         self._outputs: list[Output] = []
+        self._not_numbers = False
 
     @property
     def idle(self) -> bool:
@@ -67,26 +72,33 @@ class EngineCore:
     def can_draft(self) -> bool:
         return self.drafter_name != Drafter.name and self.scheduler.common.target.ragged
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request) -> list[Output]:
+        """Queue a request. Returns its end, with an error, if its grammar cannot even begin."""
         self.stats.requests += 1
-        self.scheduler.waiting.append(Row.of(request, self.context_length, self.eos_ids))
+        try:
+            self.scheduler.waiting.append(Row.of(request, self.context_length, self.eos_ids))
+        except BaseException as error:  # A panic of native code is no Exception.
+            log.exception("a request could not be queued; it ends with an error")
+            self.stats.reasons[FinishReason.ERROR.value] += 1
+            return [Output(request.id, finish_reason=FinishReason.ERROR, error=describe(error))]
+        return []
 
     def cancel(self, request_id: int, reason: FinishReason = FinishReason.CANCELLED) -> list[Output]:
         """Free the request's row now; nothing if it has already ended."""
-        row = self.scheduler.unqueue(request_id) or self._drop(request_id)
-        if row is not None:
-            self._end(row, reason)
+        self._guarded(partial(self._cancel, request_id, reason), "cancelling")
         return self._take_outputs()
 
-    def _drop(self, request_id: int) -> Row | None:
+    def _cancel(self, request_id: int, reason: FinishReason) -> None:
+        row = next((row for row in self.scheduler.all_rows if row.id == request_id), None)
+        if row is None:
+            return
+        self._end(row, reason)
         for lane in self.lanes:
-            for index, row in enumerate(lane.prefilling):
-                if row.id == request_id:
-                    return lane.drop_prefilling(index)
-            for index, row in enumerate(lane.running):
-                if row.id == request_id:
-                    return self.scheduler.retire(lane, index, self.config)
-        return None
+            if row in lane.prefilling:
+                lane.drop_prefilling(lane.prefilling.index(row))
+            elif row in lane.running:
+                self.scheduler.retire(lane, lane.running.index(row), self.config)
+        self.scheduler.requeue(())
 
     def cancel_all(self) -> list[Output]:
         """End every request, whatever its state."""
@@ -97,8 +109,7 @@ class EngineCore:
         return self._end_all(FinishReason.ERROR, error)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> list[Output]:
-        rows = [row for lane in self.lanes for row in (*lane.clear_prefilling(), *lane.clear_running())]
-        rows += self.scheduler.waiting
+        rows = [*self.scheduler.clear(), *self.scheduler.waiting]
         self.scheduler.waiting.clear()
         for row in rows:
             self._end(row, reason, error=error)
@@ -106,24 +117,31 @@ class EngineCore:
 
     def release(self) -> None:
         """Free the buffers that rows were in. Only while idle."""
-        for lane in self.lanes:
-            lane.clear_prefilling()
-            lane.clear_running()
+        self.scheduler.clear()
 
     def step(self) -> list[Output]:
-        """Advance every row; returns what each produced. A failure ends the rows that shared the forward alone."""
+        """Advance every row; returns what each produced.
+
+        A failure ends the row whose it is. Rows that shared a forward with it begin again, and lose nothing.
+        """
+        self._guarded(self._admit, "admission")
+        for lane in self.lanes:
+            if lane.prefilling:
+                self._guarded(partial(self._prefill, lane), "prefill", lane.prefilling)
+        self._guarded(self.scheduler.rebalance, "moving rows")
+        for lane in self.lanes:
+            if lane.running:
+                self._guarded(partial(self._decode, lane), "decode", lane.running)
+        self.scheduler.park_cleared()
+        return self._take_outputs()
+
+    def _admit(self) -> None:
         while lane := self.scheduler.overflowing(self.config):
             self.scheduler.requeue_newest(lane, self.config)
         self.scheduler.prefixes.fit(self.config.prefix_cache_tokens)
-        self.scheduler.admit(self.config)
-        for lane in self.lanes:
-            if lane.prefilling:
-                self._guarded(self._prefill, lane, Lane.clear_prefilling)
-        self.scheduler.rebalance()
-        for lane in self.lanes:
-            if lane.running:
-                self._guarded(self._decode, lane, Lane.clear_running)
-        return self._take_outputs()
+        for row, error in self.scheduler.admit(self.config):
+            log.error("a row could not be admitted; it ends with an error", exc_info=error)
+            self._end(row, FinishReason.ERROR, error=describe(error))
 
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
@@ -150,7 +168,7 @@ class EngineCore:
         for index, row in enumerate(rows):
             if row.scores_prompt and not row.generated:
                 read = cache.lengths[index] - before[index]
-                row.prompt_logprobs += self._score_prompt(row, logits[index, :read], before[index])
+                self._score_prompt(row, logits[index, :read], before[index])
 
     def _read_for_drafts(self, lane: Lane, width: int) -> None:
         """The drafter reads along where that will pay, and now and then to see whether it would."""
@@ -169,10 +187,10 @@ class EngineCore:
         context = max(len(row.tokens) for row in (*lane.prefilling, *lane.running))
         return lane.draft_length.hopeful(together, context, self._longest_draft)
 
-    def _score_prompt(self, row: Row, logits: mx.array, start: int) -> list[TokenLogprob]:
+    def _score_prompt(self, row: Row, logits: mx.array, start: int) -> None:
         following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
         tops = [row.request.params.prompt_logprobs or 0] * len(following)
-        return sampling.token_logprobs(logits, following, tops) if following else []
+        row.prompt_logprobs += sampling.token_logprobs(logits, following, tops) if following else []
 
     def _promote_read(self, lane: Lane) -> None:
         for index in reversed(range(len(lane.prefilling))):
@@ -184,8 +202,8 @@ class EngineCore:
         if row.scores_prompt and not row.generated:
             self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
         if row.remaining <= 0:
-            lane.drop_prefilling(index)
             self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached))
+            lane.drop_prefilling(index)
             return
         chosen = self.scheduler.lane_for(row)
         chosen.promote(lane, index)
@@ -204,13 +222,17 @@ class EngineCore:
             (*row.tokens[length:], *draft.tokens) for row, length, draft in zip(rows, lengths, drafts, strict=True)
         ]
         logits = lane.target.decode(inputs)
-        sampled, scored = self._sample(rows, drafts, logits)
+        flat = _flatten(logits, [len(draft) + 1 for draft in drafts])
+        sampled, scored = self._sample(rows, drafts, flat)
         drafted = [len(draft) for draft in drafts]
         accepted = [agreeing(draft.tokens, own) for draft, own in zip(drafts, sampled, strict=True)]
+        self._fail_not_numbers(rows, flat, sampled, accepted)
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
         lane.draft_length.learn(rows, drafts, accepted, context, draft_seconds, verify_seconds)
         self._commit(lane, sampled, scored, drafted, accepted)
+        if self._not_numbers:
+            self._forget_not_numbers()
 
     def _draft(self, lane: Lane, context: int) -> list[Draft]:
         rows, lengths = lane.running, lane.target.decoding.lengths
@@ -243,11 +265,10 @@ class EngineCore:
         return self.config.use_speculative_decoding if wanted is None else wanted
 
     def _sample(
-        self, rows: Sequence[Row], drafts: Sequence[Draft], logits: mx.array
+        self, rows: Sequence[Row], drafts: Sequence[Draft], flat: mx.array
     ) -> tuple[list[list[int]], list[list[TokenLogprob]]]:
-        """Sample each row after its committed tokens and after each of its drafts."""
+        """Sample each row after its committed tokens and after each of its drafts; `flat` is `[positions, vocab]`."""
         depths = [len(draft) + 1 for draft in drafts]
-        flat = _flatten(logits, depths)
         positions = [p for row, draft in zip(rows, drafts, strict=True) for p in row.positions(draft.tokens)]
         choose = rejection if self.config.speculative_acceptance == "rejection" else coupled
         tokens = choose(flat, positions, drafts)
@@ -263,13 +284,18 @@ class EngineCore:
         self, rows: Sequence[Row], depths: Sequence[int], flat: mx.array, tokens: list[int]
     ) -> list[list[TokenLogprob]]:
         """Log-probabilities of the sampled tokens for the rows that want them."""
-        scored: list[list[TokenLogprob]] = []
+        scored: list[list[TokenLogprob]] = [[] for _ in rows]
         start = 0
-        for row, depth in zip(rows, depths, strict=True):
+        for index, (row, depth) in enumerate(zip(rows, depths, strict=True)):
             top = row.request.params.logprobs
             here = slice(start, start + depth)
-            scored.append([] if top is None else sampling.token_logprobs(flat[here], tokens[here], [top] * depth))
             start += depth
+            if top is None:
+                continue
+            try:
+                scored[index] = sampling.token_logprobs(flat[here], tokens[here], [top] * depth)
+            except Exception as error:
+                row.fail(error)
         return scored
 
     def _commit(
@@ -285,7 +311,7 @@ class EngineCore:
         ended: list[int] = []
         for index, row in enumerate(lane.running):
             before = len(row.tokens)
-            kept, reason, stop_token = row.extend(sampled[index][: accepted[index] + 1])
+            kept, reason, stop_token = self._extend(row, sampled[index][: accepted[index] + 1])
             # The row's last token was read together with the drafts that it kept; its newest is pending.
             counts.append(max(1, len(row.tokens) - before))
             cached, row.cached = row.cached, 0
@@ -300,30 +326,68 @@ class EngineCore:
                 accepted=min(accepted[index], len(kept)),
                 cached_prompt_tokens=cached,
             )
+            row.cleared, row.alone = row.alone, False
             if reason is None:
                 self._outputs.append(output)
             else:
                 ended.append(index)
-                self._end(row, reason, output, row.matcher.error if row.matcher is not None else None)
+                self._end(row, reason, output, row.failure)
         lane.target.decoding.commit(counts)
         for index in reversed(ended):
             self.scheduler.retire(lane, index, self.config)
 
     def _end(self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None) -> None:
-        """Close a request's books; `output` is what its last step produced."""
+        """Close a request's books, once; `output` is what its last step produced."""
+        if row.ended:
+            return
+        row.ended = True
+        last = output or Output(row.id)
+        self._outputs.append(replace(last, finish_reason=reason, error=error, request_at_fault=row.at_fault))
         self.stats.finished(row, reason)
         for lane in self.lanes:
             lane.draft_length.forget(row)
-        self._outputs.append(replace(output or Output(row.id), finish_reason=reason, error=error))
 
-    def _guarded(self, stage: Callable[[Lane], None], lane: Lane, clear: Callable[[Lane], list[Row]]) -> None:
-        """Run one part of the step; where it raises, end the rows of that part and leave the others alone."""
+    # Failures
+
+    def _guarded(self, part: Callable[[], None], name: str, rows: Sequence[Row] = ()) -> None:
+        """Run one part of the step, in which `rows` share a forward.
+
+        If it fails, all rows begin again from the tokens that they have, for nobody knows in what state the caches
+        are; and nobody knows whose the failure was, so that those that shared a forward get the next one alone.
+        A row that fails alone, or again and again, ends with the error.
+        """
         try:
-            stage(lane)
-        except Exception as error:
-            log.exception("a %s step failed; its requests end with an error", stage.__name__.strip("_"))
-            for row in clear(lane):
-                self._end(row, FinishReason.ERROR, error=f"{type(error).__name__}: {error}")
+            part()
+        except BaseException as error:  # A panic of native code is no Exception.
+            shared = list(rows)
+            log.error("%s failed for %d rows", name, len(shared), exc_info=error)
+            for row in shared or self.scheduler.all_rows:
+                row.failed_steps += 1
+                row.alone |= bool(shared)
+                if len(shared) == 1 or row.failed_steps > MOST_FAILED_STEPS:
+                    self._end(row, FinishReason.ERROR, error=describe(error))
+            self.scheduler.requeue(self.scheduler.clear())
+
+    def _extend(self, row: Row, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
+        return ([], FinishReason.ERROR, None) if row.failure is not None else row.extend(tokens)
+
+    def _fail_not_numbers(
+        self, rows: Sequence[Row], flat: mx.array, sampled: Sequence[Sequence[int]], accepted: Sequence[int]
+    ) -> None:
+        """A row that would keep a token of logits that are not numbers ends with an error."""
+        bad = sampling.not_numbers(flat, [token for tokens in sampled for token in tokens])
+        start = 0
+        for row, tokens, count in zip(rows, sampled, accepted, strict=True):
+            if any(bad[start : start + count + 1]):
+                row.fail(ArithmeticError("the model's logits are not numbers"))
+                self._not_numbers = True
+            start += len(tokens)
+
+    def _forget_not_numbers(self) -> None:
+        """What a NaN was written to would reach later rows through their masks: nothing of it stays."""
+        self._not_numbers = False
+        self.scheduler.prefixes.fit(0)
+        self.scheduler.requeue(self.scheduler.clear())
 
 
 def agreeing(draft: Sequence[int], sampled: Sequence[int]) -> int:

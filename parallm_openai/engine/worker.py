@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ import mlx.core as mx
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import Draft, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
+from parallm_openai.engine.row import describe
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.models.loading import LoadedModel
 
@@ -59,22 +60,26 @@ class Engine:
     """Runs an `EngineCore` on a thread of its own; every method may be called from any thread.
 
     `build` makes the core on that thread, so that all MLX work happens there. `deliver`
-    is called on it with each step's outputs.
+    is called on it with each step's outputs. If the thread itself fails, every request ends with
+    an error, `failure` says why, and `on_failure` is called on it.
     """
 
-    def __init__(self, build: Callable[[], EngineCore], deliver: Deliver) -> None:
+    def __init__(
+        self, build: Callable[[], EngineCore], deliver: Deliver, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop] = queue.SimpleQueue()
         self._deliver = deliver
+        self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._unfinished = 0
+        self._unfinished: set[int] = set()
         self._accepting = True
         self._thread = threading.Thread(target=self._run, args=(build,), name="parallm-engine", daemon=True)
         self._started = threading.Event()
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._thread.start()
         self._started.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         # A thread inside MLX must not outlive the interpreter.
         atexit.register(self.stop)
 
@@ -94,13 +99,25 @@ class Engine:
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises QueueFullError or EngineStoppedError."""
+        self.submit_all((request,))
+
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Queue several requests, all or none. Raises QueueFullError or EngineStoppedError."""
         with self._lock:
+            if self.failure is not None:
+                raise EngineStoppedError("the engine has failed")
             if not self._accepting:
                 raise EngineStoppedError("the engine is shutting down")
-            if self._unfinished >= self.core.config.max_batch_size + self.core.config.max_queue:
-                raise QueueFullError(f"{self._unfinished} requests are running or waiting already")
-            self._unfinished += 1
-        self._inbox.put(_Submit(request))
+            if len(self._unfinished) + len(requests) > self.capacity:
+                raise QueueFullError(f"{len(self._unfinished)} requests are running or waiting already")
+            self._unfinished.update(request.id for request in requests)
+        for request in requests:
+            self._inbox.put(_Submit(request))
+
+    @property
+    def capacity(self) -> int:
+        """How many requests may run and wait together."""
+        return self.core.config.max_batch_size + self.core.config.max_queue
 
     def cancel(self, request_id: int, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Free the request's row before the next step; harmless when it has ended."""
@@ -124,7 +141,7 @@ class Engine:
 
     @property
     def unfinished(self) -> int:
-        return self._unfinished
+        return len(self._unfinished)
 
     def refuse_new(self) -> None:
         """Take no more requests; those running go on."""
@@ -144,22 +161,35 @@ class Engine:
         try:
             self.core = build()
         except BaseException as error:
-            self._failure = error
+            self.failure = error
             return
         finally:
             self._started.set()
-        while self._take_commands():
-            if not self.core.idle:
-                self._hand_over(self._step())
+        try:
+            while self._take_commands():
+                if not self.core.idle:
+                    self._hand_over(self._step())
+        except BaseException as error:
+            self._fail(error)
         # Left to the thread's own end, MLX would take its streams down while the interpreter exits.
         mx.clear_streams()
+
+    def _fail(self, error: BaseException) -> None:
+        """The thread is at its end: nobody may wait for it any longer."""
+        log.critical("the engine has failed", exc_info=error)
+        with self._lock:
+            self.failure = error
+            unfinished = sorted(self._unfinished)
+        message = f"the engine has failed: {describe(error)}"
+        self._hand_over([Output(id, finish_reason=FinishReason.ERROR, error=message) for id in unfinished])
+        self._on_failure()
 
     def _step(self) -> list[Output]:
         try:
             return self.core.step()
         except Exception as error:
             log.exception("an engine step failed; every request ends with an error")
-            return self.core.fail_all(f"{type(error).__name__}: {error}")
+            return self.core.fail_all(describe(error))
 
     def _take_commands(self) -> bool:
         """Carry out what has arrived, waiting for something when idle; False at the end."""
@@ -199,7 +229,7 @@ class Engine:
     def _carry_out(self, command: _Submit | _Cancel | _Stop) -> bool:
         match command:
             case _Submit(request):
-                self.core.add(request)
+                self._hand_over(self.core.add(request))
             case _Cancel(request_id, reason):
                 self._hand_over(self.core.cancel(request_id, reason))
             case _Stop():
@@ -210,10 +240,10 @@ class Engine:
     def _hand_over(self, outputs: list[Output]) -> None:
         if not outputs:
             return
-        ended = sum(output.finish_reason is not None for output in outputs)
+        ended = [output.request_id for output in outputs if output.finish_reason is not None]
         if ended:
             with self._lock:
-                self._unfinished -= ended
+                self._unfinished.difference_update(ended)
         try:
             self._deliver(outputs)
         except Exception:
@@ -253,9 +283,11 @@ class AsyncEngine:
 
     def __init__(self, model: LoadedModel, config: EngineConfig, draft: Draft = None) -> None:
         self.vocab_size = model.vocab_size
+        self.on_failure: Callable[[], None] = lambda: None
         self._streams: dict[int, RequestStream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._engine = Engine(partial(build_core, model, config, draft), self._deliver)
+        build = partial(build_core, model, config, draft)
+        self._engine = Engine(build, self._deliver, lambda: self.on_failure())
 
     @property
     def config(self) -> EngineConfig:
@@ -265,17 +297,28 @@ class AsyncEngine:
     def context_length(self) -> int:
         return self._engine.core.context_length
 
-    def open(self, request: Request) -> RequestStream:
-        """Queue a request from the event loop. Raises QueueFullError or EngineStoppedError."""
+    @property
+    def failed(self) -> bool:
+        """Whether the engine's thread has ended by an error: nothing can be generated any more."""
+        return self._engine.failure is not None
+
+    @property
+    def capacity(self) -> int:
+        """How many requests may run and wait together."""
+        return self._engine.capacity
+
+    def open(self, requests: Sequence[Request]) -> list[RequestStream]:
+        """Queue requests from the event loop, all or none. Raises QueueFullError or EngineStoppedError."""
         self._loop = asyncio.get_running_loop()
-        stream = RequestStream(self._engine, request)
-        self._streams[request.id] = stream
+        streams = [RequestStream(self._engine, request) for request in requests]
+        self._streams.update((stream.request.id, stream) for stream in streams)
         try:
-            self._engine.submit(request)
+            self._engine.submit_all(requests)
         except (QueueFullError, EngineStoppedError):
-            del self._streams[request.id]
+            for request in requests:
+                del self._streams[request.id]
             raise
-        return stream
+        return streams
 
     def configure(self, **changes: Any) -> EngineConfig:
         return self._engine.configure(**changes)

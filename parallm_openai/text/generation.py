@@ -12,7 +12,11 @@ from parallm_openai.text.tokenizer import Tokenizer
 
 
 class GenerationError(Exception):
-    """The engine failed while it generated this sequence."""
+    """The engine failed while it generated this sequence, perhaps by the request's own fault."""
+
+    def __init__(self, message: str, request_at_fault: bool = False) -> None:
+        super().__init__(message)
+        self.request_at_fault = request_at_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Reader:
     def read(self, output: Output) -> TextDelta:
         """The text of one engine output. Raises GenerationError where the engine failed."""
         if output.finish_reason is FinishReason.ERROR:
-            raise GenerationError(output.error or "the engine failed")
+            raise GenerationError(output.error or "the engine failed", output.request_at_fault)
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         pieces: list[str] = []

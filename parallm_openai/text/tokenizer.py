@@ -128,6 +128,11 @@ class Tokenizer:
         """Those ids that the model has no logit for: they must never reach an array."""
         return [token for token in tokens if not 0 <= token < self.vocab_size]
 
+    @cached_property
+    def longest_token(self) -> int:
+        """The characters of the longest token: a text has at least its length over this many tokens."""
+        return max((len(token) for token in self._vocabulary), default=1)
+
     @property
     def start_token(self) -> int | None:
         """What stands for the start of a text in an empty prompt, where the tokenizer has such a token."""

@@ -10,6 +10,9 @@ from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
 
+# More are no conversation; checking each takes its time.
+MAX_MESSAGES = 16_384
+
 
 class ContentPart(Body):
     model_config = ConfigDict(extra="allow", strict=True)
@@ -35,9 +38,9 @@ class ChatMessage(Body):
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_MESSAGES, fail_fast=True)
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
 
@@ -79,7 +82,7 @@ class ResponseFormat(Body):
 
 class ChatRequest(SamplingFields):
     model: str
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1, le=128)

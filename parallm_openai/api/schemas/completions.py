@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions
 
-Prompt = str | list[int]
+# One error is enough: without this, a long list of wrong items has one for each, in each form that it might be in.
+FAIL_FAST = Field(fail_fast=True)
+TokenIds = Annotated[list[int], FAIL_FAST]
+Prompt = str | TokenIds
 
 
 class CompletionRequest(SamplingFields):
     model: str
-    prompt: str | list[int] | list[str] | list[list[int]] | None = None
+    prompt: str | TokenIds | Annotated[list[str], FAIL_FAST] | Annotated[list[TokenIds], FAIL_FAST] | None = None
     max_tokens: int | None = Field(None, ge=0)
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=1, le=128)
@@ -51,7 +54,7 @@ class GenerateRequest(NativeFields):
 class GenerateBatchRequest(NativeFields):
     """Several prompts, answered in order. Each is looked at by itself: a bad one fails alone."""
 
-    prompts: list[Any] = Field(min_length=1, max_length=4096)
+    prompts: list[Any] = Field(min_length=1)
 
 
 __all__ = ["Body", "CompletionRequest", "GenerateBatchRequest", "GenerateRequest", "NativeFields", "Prompt"]

@@ -12,6 +12,10 @@ from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
 
 MAX_STOPS = 4
+# Of a token id.
+MAX_DIGITS = 12
+# Each costs a little of every step.
+MAX_BIASES = 1024
 
 
 def _checked_stop(stop: str | list[str] | None) -> str | list[str] | None:
@@ -39,7 +43,7 @@ class SamplingFields(Body):
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=MAX_BIASES)
     stop: Annotated[str | list[str] | None, AfterValidator(_checked_stop)] = None
     # Extensions, as other servers name them.
     top_k: int | None = Field(None, ge=-1)
@@ -47,7 +51,7 @@ class SamplingFields(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     ignore_eos: bool | None = None
     min_tokens: int | None = Field(None, ge=0)
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[int] | None = Field(None, max_length=MAX_BIASES, fail_fast=True)
     use_speculative: bool | None = None
     guided_regex: str | None = None
     guided_json: dict[str, Any] | None = None
@@ -100,8 +104,8 @@ def derived_seed(seed: int, choice: int) -> int:
 def _token_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
     checked: dict[int, float] = {}
     for key, value in bias.items():
-        if not key.isascii() or not key.isdigit():
-            raise invalid(f"Invalid key in 'logit_bias': {key!r} is not a token id.", "logit_bias")
+        if not key.isascii() or not key.isdigit() or len(key) > MAX_DIGITS:
+            raise invalid(f"Invalid key in 'logit_bias': {key[:40]!r} is not a token id.", "logit_bias")
         checked[int(key)] = value
     _known_ids(list(checked), vocab_size, "logit_bias")
     return checked

@@ -1,0 +1,105 @@
+"""The one place that all bodies pass: JSON that is text, numbers and bounded nesting, or a 400 that names the field."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic_core import from_json
+
+from parallm_openai.api import errors
+
+# Reading more values than this would hold up every other client; the longest prompts of token ids are within it.
+MAX_VALUES = 400_000
+# The parser's own limit, for the message.
+MAX_DEPTH = 200
+
+_PLACE = re.compile(r" at line (\d+) column (\d+)$")
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[{}\[\],:]', re.DOTALL)
+# A number that may be too large for a float: an exponent of three digits.
+_HUGE = re.compile(rb"[eE]\+?[0-9]{3}")
+
+_REASONS = {
+    "recursion limit exceeded": f"it is nested more than {MAX_DEPTH} levels deep",
+    "number out of range": "a number has too many digits",
+    "invalid number": "NaN and Infinity are not JSON",
+    "unexpected end of hex escape": "it holds half of a surrogate pair, which is no text",
+    "lone leading surrogate in hex escape": "it holds half of a surrogate pair, which is no text",
+    "invalid unicode code point": "it is not UTF-8",
+}
+
+
+def parse(raw: bytes) -> Any:
+    """The value of a JSON body. Raises ApiError, with the top-level field in which the fault lies."""
+    if raw.count(b",") >= MAX_VALUES:
+        raise errors.invalid(f"The body holds more than {MAX_VALUES} values.", code="request_too_large")
+    try:
+        value = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise _fault(raw, str(error)) from error
+    if _HUGE.search(raw) and (path := _infinite(value)) is not None:
+        param = errors.path(path)
+        raise errors.invalid(f"Invalid value for '{param or 'body'}': the number is too large.", param)
+    return value
+
+
+def _fault(raw: bytes, message: str) -> errors.ApiError:
+    place = _PLACE.search(message)
+    reason = message[: place.start()] if place else message
+    param = _field_at(raw, _offset(raw, int(place[1]), int(place[2]))) if place else None
+    known = _REASONS.get(reason)
+    if (
+        known is None
+        and reason == "expected value"
+        and place
+        and raw[_offset(raw, int(place[1]), int(place[2])) - 1 :][:3] in (b"NaN", b"Inf")
+    ):
+        known = _REASONS["invalid number"]
+    if known is None:
+        return errors.ApiError(400, f"The body is not valid JSON: {message}", param=param, code="invalid_json")
+    return errors.invalid(f"Invalid value for '{param or 'body'}': {known}.", param)
+
+
+def _offset(raw: bytes, line: int, column: int) -> int:
+    start = 0
+    for _ in range(line - 1):
+        start = raw.find(b"\n", start) + 1
+    return start + column
+
+
+def _field_at(raw: bytes, end: int) -> str | None:
+    """The top-level key whose value holds the byte before `end`."""
+    depth, key, last = 0, None, b""
+    for match in _TOKENS.finditer(raw, 0, max(end, 1)):
+        token = match[0]
+        if token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+        elif depth == 1 and token == b":":
+            key = last
+        elif depth == 1 and token == b",":
+            key = None
+        last = token
+    name = key.strip(b'"').decode("utf-8", "replace") if key is not None else None
+    return name[:64] if name else None
+
+
+def _infinite(value: Any) -> tuple[str | int, ...] | None:
+    """The path of the first number that is infinite."""
+    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
+    while waiting:
+        path, item = waiting.pop()
+        if isinstance(item, float) and math.isinf(item):
+            return path
+        waiting += [((*path, key), inner) for key, inner in _inside(item)]
+    return None
+
+
+def _inside(item: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(item, dict):
+        yield from item.items()
+    elif isinstance(item, list):
+        yield from enumerate(item)
