@@ -122,6 +122,9 @@ def serve(
     stored_responses: Annotated[
         int, typer.Option(envvar="PARALLM_STORED_RESPONSES", help="Answers of /v1/responses kept to go on from.")
     ] = 1000,
+    stored_responses_bytes: Annotated[
+        int, typer.Option(envvar="PARALLM_STORED_RESPONSES_BYTES", help="Memory that those answers may take.")
+    ] = 64 * 2**20,
     api_key: Annotated[
         list[str] | None, typer.Option(envvar="PARALLM_API_KEY", help="Accepted API key; repeatable.")
     ] = None,
@@ -167,6 +170,7 @@ def serve(
             max_body_size=max_body_size,
             tool_call_parser=tool_call_parser,
             stored_responses=stored_responses,
+            stored_responses_bytes=stored_responses_bytes,
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -36,7 +36,8 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
 
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)
     tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
-    grammars, responses_kept = tokenizer.grammars(model.eos_token_ids), ResponseStore(settings.stored_responses)
+    grammars = tokenizer.grammars(model.eos_token_ids)
+    responses_kept = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
     app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)
     app.state.server = Server(engine, model, tokenizer, settings, grammars, responses_kept)
     for module in (completions, chat, responses, tokens, models, native):

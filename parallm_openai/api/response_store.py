@@ -1,36 +1,235 @@
-"""The last answers of `/v1/responses`, for `previous_response_id` and retrieval; in memory, bounded."""
+"""The last answers of `/v1/responses`, for `previous_response_id`, references and retrieval; in memory, bounded.
+
+All is kept as JSON bytes, each distinct item once: a turn holds its own items and the turn before it, and a client
+that sends its whole conversation anew adds only what is new in it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# What Python needs besides the bytes themselves, roughly: so that many small things count as well.
+BLOB_COST = 200
+REFERENCE_COST = 16
+INDEX_COST = 400
+RESPONSE_COST = 2000
+# The fields of a response that are large and repeat from turn to turn.
+REPEATED = ("instructions", "tools", "text")
 
-@dataclass(frozen=True)
+
+class _Blobs:
+    """Byte strings, each held once however often it is asked for."""
+
+    def __init__(self) -> None:
+        self._held: dict[bytes, tuple[bytes, int]] = {}
+        self.size = 0
+
+    def hold(self, blob: bytes) -> bytes:
+        """The one that is equal to `blob`, for as long as it is not released."""
+        held, count = self._held.get(blob, (blob, 0))
+        self._held[held] = held, count + 1
+        self.size += 0 if count else cost(blob)
+        return held
+
+    def release(self, blob: bytes) -> None:
+        held, count = self._held[blob]
+        if count > 1:
+            self._held[held] = held, count - 1
+        else:
+            del self._held[held]
+            self.size -= cost(blob)
+
+
+def cost(blob: bytes) -> int:
+    return len(blob) + BLOB_COST
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Turn:
+    """The items that one request added to a conversation, and those of its answer."""
+
+    input: tuple[bytes, ...]
+    # Of the input's items; those of the output say theirs themselves.
+    ids: tuple[str, ...]
+    output: tuple[bytes, ...]
+    previous: Turn | None
+    holders: int = 0
+
+    @property
+    def cost(self) -> int:
+        return RESPONSE_COST + REFERENCE_COST * (len(self.input) + len(self.output))
+
+    def items(self) -> list[dict[str, Any]]:
+        """The whole conversation up to and including this answer."""
+        return [*self.input_items(), *map(json.loads, self.output)]
+
+    def input_items(self) -> list[dict[str, Any]]:
+        """The whole conversation that led to this answer."""
+        pieces: list[list[dict[str, Any]]] = [self._own_input()]
+        turn = self.previous
+        while turn is not None:
+            pieces.append([*turn._own_input(), *map(json.loads, turn.output)])
+            turn = turn.previous
+        return [item for piece in reversed(pieces) for item in piece]
+
+    def _own_input(self) -> list[dict[str, Any]]:
+        return [{**json.loads(item), "id": id} for item, id in zip(self.input, self.ids, strict=True)]
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class StoredResponse:
-    """An answer, with the conversation that led to it and its own part of that; instructions are not kept."""
+    """An answer, and its place in a conversation; only its owner may see it."""
 
-    body: dict[str, Any]
-    messages: tuple[dict[str, Any], ...]
+    owner: str
+    head: bytes
+    repeated: Mapping[str, bytes]
+    turn: Turn
+    ids: tuple[str, ...]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.head)
+        body |= {field: json.loads(blob) for field, blob in self.repeated.items()}
+        return body | {"output": [json.loads(item) for item in self.turn.output]}
+
+    @property
+    def cost(self) -> int:
+        """What is not shared with others."""
+        return RESPONSE_COST + len(self.head) + INDEX_COST * len(self.ids)
 
 
 class ResponseStore:
-    """Keeps the `size` responses last stored or used."""
+    """Keeps the responses last stored or used: `count` of them at most, in `size` bytes at most."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, count: int, size: int) -> None:
+        self._count = count
+        self._limit = size
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._blobs = _Blobs()
+        self._index: dict[tuple[str, str], tuple[bytes, int]] = {}
+        self._unshared = 0
 
-    def put(self, response: StoredResponse) -> None:
-        self._responses[response.body["id"]] = response
-        while len(self._responses) > self._size:
-            self._responses.popitem(last=False)
+    def __len__(self) -> int:
+        return len(self._responses)
 
-    def get(self, response_id: str) -> StoredResponse | None:
-        if response_id in self._responses:
-            self._responses.move_to_end(response_id)
-        return self._responses.get(response_id)
+    @property
+    def size(self) -> int:
+        """The bytes that are in use."""
+        return self._blobs.size + self._unshared
 
-    def remove(self, response_id: str) -> bool:
-        return self._responses.pop(response_id, None) is not None
+    def put(
+        self, owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
+    ) -> bool:
+        """Store an answer to `items` in the conversation of `previous`; False if it is larger than all there may be."""
+        response = _response(owner, body, items, previous)
+        if not self._count or _whole(response) > self._limit:
+            return False
+        self._add(body["id"], response)
+        while len(self._responses) > self._count or self.size > self._limit:
+            self._drop(next(iter(self._responses)))
+        return True
+
+    def get(self, owner: str, response_id: str) -> StoredResponse | None:
+        found = self._responses.get(response_id)
+        if found is None or found.owner != owner:
+            return None
+        self._responses.move_to_end(response_id)
+        return found
+
+    def remove(self, owner: str, response_id: str) -> bool:
+        """Forget a response; the answers that follow it keep their conversation."""
+        if self.get(owner, response_id) is None:
+            return False
+        self._drop(response_id)
+        return True
+
+    def item(self, owner: str, item_id: str) -> dict[str, Any] | None:
+        """An item of a stored response, of its input or its output."""
+        found = self._index.get((owner, item_id))
+        return None if found is None else {**json.loads(found[0]), "id": item_id}
+
+    def _add(self, response_id: str, response: StoredResponse) -> None:
+        self._hold_turn(response.turn)
+        for field_blob in response.repeated.values():
+            self._blobs.hold(field_blob)
+        for item_id, item in zip(response.ids, (*response.turn.input, *response.turn.output), strict=True):
+            older, count = self._index.get((response.owner, item_id), (b"", 0))
+            self._index[response.owner, item_id] = self._blobs.hold(item), count + 1
+            if count:
+                self._blobs.release(older)
+        self._unshared += response.cost
+        self._responses[response_id] = response
+
+    def _drop(self, response_id: str) -> None:
+        response = self._responses.pop(response_id)
+        self._unshared -= response.cost
+        for item_id in response.ids:
+            item, count = self._index.pop((response.owner, item_id))
+            if count > 1:
+                self._index[response.owner, item_id] = item, count - 1
+            else:
+                self._blobs.release(item)
+        for field_blob in response.repeated.values():
+            self._blobs.release(field_blob)
+        self._release_turn(response.turn)
+
+    def _hold_turn(self, turn: Turn | None) -> None:
+        """One holder more; the first one also holds the turn before it, which may have been let go meanwhile."""
+        while turn is not None:
+            turn.holders += 1
+            if turn.holders > 1:
+                return
+            self._unshared += turn.cost
+            turn.input, turn.output = self._held(turn.input), self._held(turn.output)
+            turn = turn.previous
+
+    def _release_turn(self, turn: Turn | None) -> None:
+        while turn is not None:
+            turn.holders -= 1
+            if turn.holders:
+                return
+            self._unshared -= turn.cost
+            for item in (*turn.input, *turn.output):
+                self._blobs.release(item)
+            turn = turn.previous
+
+    def _held(self, items: Iterable[bytes]) -> tuple[bytes, ...]:
+        return tuple(map(self._blobs.hold, items))
+
+
+def _response(
+    owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
+) -> StoredResponse:
+    base = str(body["id"]).removeprefix("resp_")
+    # An item that came without an id gets one that follows from its response and place.
+    ids = tuple(item.get("id") or f"{_prefix(item)}_{base}{place:04x}" for place, item in enumerate(items))
+    nameless = ({key: value for key, value in item.items() if key != "id" or value} for item in items)
+    output = tuple(map(_blob, body["output"]))
+    turn = Turn(tuple(map(_blob, nameless)), ids, output, previous)
+    repeated = {field: _blob(body[field]) for field in REPEATED}
+    rest = {key: None if key in REPEATED or key == "output" else value for key, value in body.items()}
+    head = json.dumps(rest, separators=(",", ":")).encode()
+    return StoredResponse(owner, head, repeated, turn, (*ids, *(item["id"] for item in body["output"])))
+
+
+def _prefix(item: Mapping[str, Any]) -> str:
+    return {"message": "msg", "reasoning": "rs", "function_call": "fc"}.get(item["type"], "item")
+
+
+def _blob(value: Any) -> bytes:
+    # Keys in one order: an item that comes back from a client is then the same bytes.
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _whole(response: StoredResponse) -> int:
+    """What a response and its conversation take by themselves, at most."""
+    total = response.cost + sum(map(cost, response.repeated.values()))
+    turn: Turn | None = response.turn
+    while turn is not None:
+        total += turn.cost + sum(map(cost, turn.input)) + sum(map(cost, turn.output))
+        turn = turn.previous
+    return total

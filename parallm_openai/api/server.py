@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -56,6 +57,13 @@ class Server:
     def check_model(self, name: str) -> None:
         if name not in self.model_names:
             raise errors.model_not_found(name)
+
+    def owner(self, request: HttpRequest) -> str:
+        """Who sends a request, by its API key. Without keys, all are one."""
+        if not self.settings.api_keys:
+            return ""
+        key = request.headers.get("authorization", "").partition(" ")[2].strip()
+        return hashlib.sha256(key.encode()).hexdigest()
 
     async def tokens(self, prompt: Prompt, param: str, *, special: bool = True) -> tuple[int, ...]:
         """A prompt's token ids, checked against the vocabulary and the context. Raises ApiError."""

@@ -19,6 +19,7 @@ class ServerSettings(BaseModel):
     request_timeout: float = Field(600.0, gt=0, description="The most that one request may take from its arrival.")
     graceful_timeout: float = Field(30.0, ge=0, description="How long running requests may go on after a stop signal.")
     stored_responses: int = Field(1000, ge=0, description="How many answers of /v1/responses are kept to go on from.")
+    stored_responses_bytes: int = Field(64 * 2**20, ge=0, description="How much memory those answers may take.")
     tool_call_parser: str = Field("auto", description="The format of tool calls; auto goes by the chat template.")
     send_timeout: float = Field(60.0, gt=0, description="How long a client may leave a stream's chunk unread.")
 

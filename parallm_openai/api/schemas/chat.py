@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
-from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions, refuse
+from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
 
 # More are no conversation; checking each takes its time.
@@ -66,10 +66,13 @@ class ChatMessage(Body):
                     raise invalid(f"Missing required parameter: '{param}.text'.", f"{param}.text")
 
 
+FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
 class JsonSchema(Body):
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: FormatName
     description: str | None = None
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
@@ -104,13 +107,14 @@ class ChatRequest(SamplingFields):
     # Known to OpenAI's clients, not supported yet: refused by name unless they ask for nothing.
     modalities: list[str] | None = None
     audio: Any = None
-    verbosity: str | None = None
     web_search_options: Any = None
     moderation: Any = None
+    # A hint, which no chat template takes.
+    verbosity: Literal["low", "medium", "high"] | None = None
     # Cannot change the answer.
     prediction: dict[str, Any] | None = None
     user: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -142,7 +146,6 @@ class ChatRequest(SamplingFields):
             {
                 "modalities": None if self.modalities == ["text"] else self.modalities,
                 "audio": self.audio,
-                "verbosity": None if self.verbosity == "medium" else self.verbosity,
                 "web_search_options": self.web_search_options,
                 "moderation": self.moderation,
             }

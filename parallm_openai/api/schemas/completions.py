@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions
+from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions
 
 # One error is enough: without this, a long list of wrong items has one for each, in each form that it might be in.
 FAIL_FAST = Field(fail_fast=True)
@@ -27,7 +27,7 @@ class CompletionRequest(SamplingFields):
     suffix: str | None = None
     # Cannot change the answer.
     user: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
     def prompts(self) -> list[Prompt]:
         """The prompts one by one; null is the start of a text, as for OpenAI."""

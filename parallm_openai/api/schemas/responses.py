@@ -1,67 +1,55 @@
-"""`POST /v1/responses`."""
+"""`POST /v1/responses`, and what it shares with `POST /v1/responses/input_tokens`."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import from_json
 
-from parallm_openai.api.errors import invalid, unsupported
-from parallm_openai.api.schemas.sampling import Body, SamplingFields, StreamOptions, refuse
+from parallm_openai.api.errors import ApiError, invalid, unsupported
+from parallm_openai.api.schemas.chat import FormatName
+from parallm_openai.api.schemas.response_items import Item, Items, Open
+from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import Name
 
 
-class _Open(Body):
-    # Items of an answer are sent back whole, with fields that mean nothing in a prompt.
-    model_config = ConfigDict(extra="allow", strict=True)
+def _as_json(name: str, value: Any) -> Any:
+    """The same as it can be written in an answer. Raises ApiError for what cannot be."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise invalid(f"Invalid value for '{name}': NaN and infinity are not JSON.", name) from error
+    except RecursionError as error:
+        raise _too_deep(name) from error
+    whole = _whole_characters(text)
+    if isinstance(value, str):
+        return value if whole == text else json.loads(whole)
+    try:
+        # Refuses what is nested more than 200 times, which templates and grammars would fail at sooner or later.
+        from_json(whole)
+    except ValueError as error:
+        raise _too_deep(name) from error
+    return value if whole == text else json.loads(whole)
 
 
-class InputPart(_Open):
-    type: str
-    text: str | None = None
-    refusal: str | None = None
+def _too_deep(name: str) -> ApiError:
+    return invalid(f"Invalid value for '{name}': it is nested too deeply.", name)
 
 
-class InputMessage(_Open):
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[InputPart]
+def _whole_characters(text: str) -> str:
+    """The text with the halves of pairs of surrogates joined, or replaced where one is missing."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-class FunctionCallItem(_Open):
-    type: Literal["function_call"]
-    call_id: str
-    name: str
-    arguments: str
+def _input_form(value: Any) -> str:
+    return "form=text" if isinstance(value, str) else "form=items"
 
 
-class FunctionCallOutput(_Open):
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str | list[InputPart]
-
-
-class ReasoningItem(_Open):
-    type: Literal["reasoning"]
-
-
-class OtherItem(_Open):
-    type: str
-
-
-def _kind(item: Any) -> str:
-    kind = item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", "message")
-    return kind if kind in ("message", "function_call", "function_call_output", "reasoning") else "other"
-
-
-InputItem = Annotated[
-    Annotated[InputMessage, Tag("message")]
-    | Annotated[FunctionCallItem, Tag("function_call")]
-    | Annotated[FunctionCallOutput, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")]
-    | Annotated[OtherItem, Tag("other")],
-    Discriminator(_kind),
-]
+Input = Annotated[Annotated[str, Tag("form=text")] | Annotated[Items, Tag("form=items")], Discriminator(_input_form)]
 
 
 class ResponseTool(Body):
@@ -70,6 +58,26 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    # Only the default of these can be had: the model itself calls, knowing all tools from the start.
+    defer_loading: Literal[False] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+
+
+class BuiltInTool(Open):
+    """A tool that OpenAI itself would run."""
+
+    type: str
+
+
+def _tool_kind(tool: Any) -> str:
+    function = not isinstance(tool, dict) or tool.get("type") in ("function", None)
+    return "type=function" if function else "type=other"
+
+
+Tool = Annotated[
+    Annotated[ResponseTool, Tag("type=function")] | Annotated[BuiltInTool, Tag("type=other")],
+    Discriminator(_tool_kind),
+]
 
 
 class NamedResponseTool(Body):
@@ -77,17 +85,38 @@ class NamedResponseTool(Body):
     name: str
 
 
+NamedTool = Annotated[
+    Annotated[NamedResponseTool, Tag("type=function")] | Annotated[BuiltInTool, Tag("type=other")],
+    Discriminator(_tool_kind),
+]
+
+
 class AllowedResponseTools(Body):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[NamedResponseTool] = Field(min_length=1)
+    tools: Annotated[list[NamedTool], Field(min_length=1, fail_fast=True)]
+
+
+def _choice_kind(choice: Any) -> str:
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        return "type=allowed_tools"
+    return _tool_kind(choice) if isinstance(choice, dict) else "type=mode"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("type=mode")]
+    | Annotated[NamedResponseTool, Tag("type=function")]
+    | Annotated[AllowedResponseTools, Tag("type=allowed_tools")]
+    | Annotated[BuiltInTool, Tag("type=other")],
+    Discriminator(_choice_kind),
+]
 
 
 class TextFormat(Body):
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 
     type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
+    name: FormatName | None = None
     description: str | None = None
     json_schema: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
@@ -95,6 +124,7 @@ class TextFormat(Body):
 
 class TextConfig(Body):
     format: TextFormat | None = None
+    # A hint, which no chat template takes.
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -107,90 +137,136 @@ class ReasoningConfig(Body):
 
 
 LOGPROBS = "message.output_text.logprobs"
-# What there is to include is included anyway; encrypted thoughts there are none.
-INCLUDABLE = (LOGPROBS, "reasoning.encrypted_content")
+ENCRYPTED = "reasoning.encrypted_content"
+INCLUDABLE = (LOGPROBS, ENCRYPTED)
 
 
-class ResponsesRequest(SamplingFields):
-    model: str
-    input: str | list[InputItem]
+class ConversationFields(Body):
+    """What makes a prompt."""
+
+    input: Input | None = None
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
-    tools: list[ResponseTool] | None = Field(None, max_length=128)
-    tool_choice: Literal["none", "auto", "required"] | NamedResponseTool | AllowedResponseTools | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = Field(None, max_length=128)
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     previous_response_id: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # Known to OpenAI's clients, not supported: refused by name unless they ask for nothing.
+    conversation: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_given_back(cls, data: Any) -> Any:
+        """Python reads more than JSON may hold: NaN is refused, half a character replaced."""
+        if not isinstance(data, dict):
+            return data
+        return {_whole_characters(name): _as_json(name, value) for name, value in data.items()}
+
+    @property
+    def items(self) -> list[Item]:
+        """The input, but for one that is a text."""
+        return list(self.input) if isinstance(self.input, list) else []
+
+    @property
+    def functions(self) -> list[ResponseTool]:
+        return [tool for tool in self.tools or [] if isinstance(tool, ResponseTool)]
+
+    def check(self) -> None:
+        """Raise ApiError for what the types do not say."""
+        for index, item in enumerate(self.items):
+            item.check(f"input[{index}]")
+        for place, tool in enumerate(self.tools or []):
+            _check_tool(tool, f"tools[{place}]")
+        _check_tool(self.tool_choice, "tool_choice")
+        if isinstance(self.tool_choice, AllowedResponseTools):
+            for place, named in enumerate(self.tool_choice.tools):
+                _check_tool(named, f"tool_choice.tools[{place}]")
+        format = self.text.format if self.text is not None else None
+        if format is not None and (format.type == "json_schema") == (format.json_schema is None or format.name is None):
+            raise invalid("'text.format' of the type 'json_schema' needs 'name' and 'schema'.", "text.format")
+        mode = self.reasoning.mode if self.reasoning is not None else None
+        refuse({"conversation": self.conversation, "reasoning.mode": None if mode == "standard" else mode})
+
+
+class InputTokensRequest(ConversationFields):
+    """`POST /v1/responses/input_tokens`."""
+
+    model: str | None = None
+    personality: Any = None
+
+    def check(self) -> None:
+        super().check()
+        refuse({"personality": self.personality})
+
+
+class ResponsesRequest(ConversationFields, SamplingFields):
+    model: str
+    max_output_tokens: int | None = Field(None, ge=1)
     store: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(fail_fast=True)] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    truncation: Literal["auto", "disabled"] | None = None
     thinking_budget: int | None = Field(None, ge=0)
-    chat_template_kwargs: dict[str, Any] | None = None
     # Known to OpenAI's clients, not supported: refused by name unless they ask for nothing.
     background: bool | None = None
     background_options: Any = None
-    conversation: Any = None
     context_management: Any = None
     prompt: Any = None
-    max_tool_calls: int | None = None
     moderation: Any = None
     image: Any = None
     access_programs: Any = None
-    # Cannot change the answer.
-    metadata: dict[str, Any] | None = None
+    # Cannot change the answer; the first is of OpenAI's built-in tools alone.
+    max_tool_calls: int | None = Field(None, ge=1)
+    metadata: Metadata | None = None
     user: str | None = None
-    service_tier: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
 
     @property
     def wants_logprobs(self) -> bool:
         return self.top_logprobs is not None or LOGPROBS in (self.include or [])
 
+    @property
+    def wants_sealed_thoughts(self) -> bool:
+        """Without a store, what the client sends back is all that there is to go on from."""
+        return self.store is False or ENCRYPTED in (self.include or [])
+
+    @property
+    def wants_obfuscation(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_obfuscation)
+
     def check(self) -> None:
-        """Raise ApiError for what the types do not say."""
-        for index, item in enumerate(self.input if isinstance(self.input, list) else []):
-            _check_item(item, f"input[{index}]")
-        for place, wanted in enumerate(self.include or []):
-            if wanted not in INCLUDABLE:
-                raise unsupported(f"include[{place}]", f"is '{wanted}', which this server has not got")
-        format = self.text.format if self.text is not None else None
-        if format is not None and (format.type == "json_schema") == (format.json_schema is None or format.name is None):
-            raise invalid("'text.format' of the type 'json_schema' needs 'name' and 'schema'.", "text.format")
-        reasoning = self.reasoning or ReasoningConfig()
+        super().check()
+        check_include(self.include)
+        if self.stream_options is not None and not self.stream:
+            raise invalid("'stream_options' is only allowed with 'stream'.", "stream_options")
         refuse(
             {
                 "background": self.background,
                 "background_options": self.background_options,
-                "conversation": self.conversation,
                 "context_management": self.context_management,
                 "prompt": self.prompt,
-                "max_tool_calls": self.max_tool_calls,
                 "moderation": self.moderation,
                 "image": self.image,
                 "access_programs": self.access_programs,
-                "truncation": None if self.truncation == "disabled" else self.truncation,
-                "text.verbosity": None if self.text is None or self.text.verbosity == "medium" else self.text.verbosity,
-                "reasoning.mode": None if reasoning.mode == "standard" else reasoning.mode,
             }
         )
 
 
-def _check_item(item: Any, where: str) -> None:
-    if isinstance(item, OtherItem):
-        raise unsupported(f"{where}.type", f"is '{item.type}', which this server cannot read")
-    content = item.output if isinstance(item, FunctionCallOutput) else getattr(item, "content", None)
-    if not isinstance(item, (InputMessage, FunctionCallOutput)) or not isinstance(content, list):
-        return
-    field = "output" if isinstance(item, FunctionCallOutput) else "content"
-    for place, part in enumerate(content):
-        if part.type not in ("input_text", "output_text", "text", "refusal"):
-            raise unsupported(f"{where}.{field}[{place}].type", f"is '{part.type}': this model reads text only")
-        if part.text is None and part.refusal is None:
-            raise invalid(f"Missing required parameter: '{where}.{field}[{place}].text'.", f"{where}.{field}[{place}]")
+def check_include(include: list[str] | None) -> None:
+    for place, wanted in enumerate(include or []):
+        if wanted not in INCLUDABLE:
+            raise unsupported(f"include[{place}]", f"is '{wanted}', which this server has not got")
+
+
+def _check_tool(tool: Any, where: str) -> None:
+    if isinstance(tool, BuiltInTool):
+        reason = f"is '{tool.type}', which this server cannot run: it has tools of the type 'function' only"
+        raise unsupported(f"{where}.type", reason)

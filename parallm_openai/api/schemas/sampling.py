@@ -30,6 +30,23 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(metadata) > 16:
+        raise ValueError(f"at most 16 pairs are allowed, not {len(metadata)}")
+    for key, value in metadata.items():
+        if len(key) > 64:
+            raise ValueError(f"a key may have 64 characters at most, not {len(key)}")
+        if not isinstance(value, str):
+            raise ValueError(f"the value of '{key}' must be a string")
+        if len(value) > 512:
+            raise ValueError(f"the value of '{key}' may have 512 characters at most, not {len(value)}")
+    return metadata
+
+
+# OpenAI's limits.
+Metadata = Annotated[dict[str, Any], AfterValidator(_checked_metadata)]
+
+
 class StreamOptions(Body):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None

@@ -1,0 +1,340 @@
+"""The items that a conversation of `/v1/responses` is made of, and what each tells the model."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+
+from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.api.schemas.sampling import Body
+
+TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
+SEAL = "parallm."
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What the model thought before it said or called what comes next."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Called:
+    """The model's call of a tool."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a call came to."""
+
+    id: str
+    text: str
+
+
+Told = Said | Thought | Called | Answered
+
+
+class Open(Body):
+    # Items of an answer are sent back whole, with fields that mean nothing in a prompt.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Part(Open):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+# Tags that are no identifiers are left out of the paths that errors name (see `errors.path`).
+def _form(content: Any) -> str:
+    return "form=text" if isinstance(content, str) else "form=parts"
+
+
+Parts = Annotated[list[Part], Field(fail_fast=True)]
+Content = Annotated[
+    Annotated[str, Tag("form=text")] | Annotated[Parts, Tag("form=parts")],
+    Discriminator(_form),
+]
+
+
+class Item(Open):
+    """One item; each kind says what it tells, and how it is stored."""
+
+    type: str
+    id: str | None = None
+
+    def told(self) -> Sequence[Told]:
+        """What the model learns from it: nothing, unless its kind says otherwise."""
+        return ()
+
+    def check(self, where: str) -> None:
+        """Raise ApiError for what the types do not say."""
+
+    def stored(self) -> dict[str, Any]:
+        """The item as it is given back, perhaps without an id."""
+        return {"status": "completed", **self.model_dump(exclude_unset=True), "type": self.type}
+
+
+class Message(Item):
+    type: Annotated[Literal["message"], BeforeValidator(lambda kind: kind or "message")] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+
+    def told(self) -> Sequence[Told]:
+        return [Said(self.role, text_of(self.content))]
+
+    def check(self, where: str) -> None:
+        _check_parts(self.content, f"{where}.content")
+
+    def stored(self) -> dict[str, Any]:
+        parts = [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+        return {**super().stored(), "content": [self._stored_part(part) for part in parts]}
+
+    def _stored_part(self, part: Part) -> dict[str, Any]:
+        fields = part.model_dump(exclude_unset=True)
+        if part.type == "refusal":
+            return fields
+        if self.role == "assistant":
+            return {"annotations": [], "logprobs": [], **fields, "type": "output_text"}
+        return {**fields, "type": "input_text"}
+
+
+class Reasoning(Item):
+    type: Literal["reasoning"]
+    summary: Parts | None = None
+    content: Parts | None = None
+    encrypted_content: str | None = None
+
+    def told(self) -> Sequence[Told]:
+        text = "".join(part.text or "" for part in self.content or [])
+        text = text or unsealed(self.encrypted_content) or "\n\n".join(part.text or "" for part in self.summary or [])
+        return [Thought(text)] if text else []
+
+    def stored(self) -> dict[str, Any]:
+        return {**super().stored(), "summary": [part.model_dump(exclude_unset=True) for part in self.summary or []]}
+
+
+class FunctionCall(Item):
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+
+    def told(self) -> Sequence[Told]:
+        return [Called(self.call_id, self.name, self.arguments)]
+
+
+class CallOutput(Item):
+    type: Literal["function_call_output", "custom_tool_call_output"]
+    call_id: str
+    output: Content
+
+    def told(self) -> Sequence[Told]:
+        return [Answered(self.call_id, text_of(self.output))]
+
+    def check(self, where: str) -> None:
+        _check_parts(self.output, f"{where}.output")
+
+
+class CustomToolCall(Item):
+    """A call whose argument is text: told as a function with the one argument `input`."""
+
+    type: Literal["custom_tool_call"]
+    call_id: str
+    name: str
+    input: str
+
+    def told(self) -> Sequence[Told]:
+        return [Called(self.call_id, self.name, _json({"input": self.input}))]
+
+
+class ShellCall(Item):
+    type: Literal["local_shell_call", "shell_call"]
+    call_id: str
+    action: dict[str, Any]
+
+    def told(self) -> Sequence[Told]:
+        return [Called(self.call_id, self.type.removesuffix("_call"), _json(self.action))]
+
+
+class ShellCallOutput(Item):
+    type: Literal["local_shell_call_output", "shell_call_output"]
+    # OpenAI's older shell names its call by `id`.
+    call_id: str | None = None
+    output: str | list[dict[str, Any]]
+
+    def told(self) -> Sequence[Told]:
+        text = self.output if isinstance(self.output, str) else _json(self.output)
+        return [Answered(self.call_id or self.id or "", text)]
+
+    def check(self, where: str) -> None:
+        if not (self.call_id or self.id):
+            param = f"{where}.call_id"
+            raise invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+
+
+class PatchCall(Item):
+    type: Literal["apply_patch_call"]
+    call_id: str
+    operation: dict[str, Any]
+
+    def told(self) -> Sequence[Told]:
+        return [Called(self.call_id, "apply_patch", _json(self.operation))]
+
+
+class PatchCallOutput(Item):
+    type: Literal["apply_patch_call_output"]
+    call_id: str
+    status: str
+    output: str | None = None
+
+    def told(self) -> Sequence[Told]:
+        return [Answered(self.call_id, self.output or self.status)]
+
+
+class HostedCall(Item):
+    """A call that OpenAI itself answered in an earlier turn: told as a call, and what is known of its outcome."""
+
+    type: Literal["web_search_call", "file_search_call", "code_interpreter_call", "mcp_call"]
+    id: str
+    status: str | None = None
+    # Each kind has some of these.
+    name: str | None = None
+    arguments: str | None = None
+    action: dict[str, Any] | None = None
+    queries: list[str] | None = None
+    code: str | None = None
+    output: str | None = None
+    error: Any = None
+    results: Any = None
+    outputs: Any = None
+
+    def told(self) -> Sequence[Told]:
+        asked = {"queries": self.queries, "code": self.code, **(self.action or {})}
+        arguments = self.arguments or _json({name: value for name, value in asked.items() if value is not None})
+        outcome = next((found for found in (self.output, self.error, self.results, self.outputs) if found), self.status)
+        text = outcome if isinstance(outcome, str) else _json(outcome)
+        return [Called(self.id, self.name or self.type.removesuffix("_call"), arguments), Answered(self.id, text)]
+
+
+class McpListTools(Item):
+    """The tools that a server had in an earlier turn: they cannot be called here, so nothing is told of them."""
+
+    type: Literal["mcp_list_tools"]
+
+    def stored(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+class Reference(Item):
+    """Stands for a stored item."""
+
+    type: Annotated[Literal["item_reference"], BeforeValidator(lambda kind: kind or "item_reference")] = (
+        "item_reference"
+    )
+    id: str
+
+
+class Other(Item):
+    def check(self, where: str) -> None:
+        raise unsupported(f"{where}.type", f"is '{self.type}', which this server cannot read")
+
+
+def _kind(item: Any) -> str:
+    kind = item.get("type") if isinstance(item, dict) else "other"
+    if kind is None:
+        return "type=item_reference" if "id" in item and not {"role", "content"} & set(item) else "type=message"
+    return f"type={KINDS.get(kind, 'other') if isinstance(kind, str) else 'other'}"
+
+
+# The class that reads each type of item, by the first of its types.
+KINDS = {
+    kind: kinds[0]
+    for kinds in (
+        ("message",),
+        ("reasoning",),
+        ("function_call",),
+        ("function_call_output", "custom_tool_call_output"),
+        ("custom_tool_call",),
+        ("shell_call", "local_shell_call"),
+        ("shell_call_output", "local_shell_call_output"),
+        ("apply_patch_call",),
+        ("apply_patch_call_output",),
+        ("mcp_call", "web_search_call", "file_search_call", "code_interpreter_call"),
+        ("mcp_list_tools",),
+        ("item_reference",),
+    )
+    for kind in kinds
+}
+
+InputItem = Annotated[
+    Annotated[Message, Tag("type=message")]
+    | Annotated[Reasoning, Tag("type=reasoning")]
+    | Annotated[FunctionCall, Tag("type=function_call")]
+    | Annotated[CallOutput, Tag("type=function_call_output")]
+    | Annotated[CustomToolCall, Tag("type=custom_tool_call")]
+    | Annotated[ShellCall, Tag("type=shell_call")]
+    | Annotated[ShellCallOutput, Tag("type=shell_call_output")]
+    | Annotated[PatchCall, Tag("type=apply_patch_call")]
+    | Annotated[PatchCallOutput, Tag("type=apply_patch_call_output")]
+    | Annotated[HostedCall, Tag("type=mcp_call")]
+    | Annotated[McpListTools, Tag("type=mcp_list_tools")]
+    | Annotated[Reference, Tag("type=item_reference")]
+    | Annotated[Other, Tag("type=other")],
+    Discriminator(_kind),
+]
+Items = Annotated[list[InputItem], Field(fail_fast=True)]
+STORED_ITEMS: TypeAdapter[Sequence[Item]] = TypeAdapter(Items)
+
+
+def text_of(content: str | Sequence[Part]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text or part.refusal or "" for part in content)
+
+
+def _check_parts(content: str | Sequence[Part], where: str) -> None:
+    for place, part in enumerate(() if isinstance(content, str) else content):
+        if part.type not in TEXT_PARTS:
+            raise unsupported(f"{where}[{place}].type", f"is '{part.type}': this model reads text only")
+        if part.text is None and part.refusal is None:
+            param = f"{where}[{place}].text"
+            raise invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def sealed(text: str) -> str:
+    """Thoughts as `encrypted_content`, for clients that keep nothing else of them: encoded, not secret."""
+    return SEAL + base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def unsealed(content: str | None) -> str:
+    """The thoughts in an `encrypted_content` of this server's making; none in another's."""
+    if content is None or not content.startswith(SEAL):
+        return ""
+    try:
+        return base64.urlsafe_b64decode(content.removeprefix(SEAL)).decode()
+    except (binascii.Error, ValueError):
+        return ""
