@@ -286,7 +286,7 @@ def _explained() -> Iterator[None]:
     from parallm_openai.engine.capabilities import UnsupportedModelError
     from parallm_openai.models.loading import ModelLoadError
     from parallm_openai.text.generation import GenerationError
-    from parallm_openai.text.tokenizer import TemplateError
+    from parallm_openai.text.templates import TemplateError
 
     try:
         yield

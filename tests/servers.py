@@ -57,11 +57,15 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    draft: Draft = None, settings: ServerSettings | None = None, **config: object
+    draft: Draft = None,
+    settings: ServerSettings | None = None,
+    model: LoadedModel | None = None,
+    **config: object,
 ) -> Iterator[RunningServer]:
     chosen = settings or ServerSettings(graceful_timeout=2)
-    engine = AsyncEngine(demo_target(), EngineConfig.model_validate(config), draft)
-    app = create_app(engine, demo_target(), chosen)
+    model = model or demo_target()
+    engine = AsyncEngine(model, EngineConfig.model_validate(config), draft)
+    app = create_app(engine, model, chosen)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -70,7 +74,7 @@ def running_server(
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, demo_target())
+        yield RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, model)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,13 +17,14 @@ from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.server import Answer, Server, server_of
 from parallm_openai.api.streaming import STREAMED, collected, event_stream
+from parallm_openai.api.timed_threads import TooBusy
 from parallm_openai.api.tools import ToolUse, tool_grammar, tool_use
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
 from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.generation import Generation
+from parallm_openai.text.templates import TemplateError
 from parallm_openai.text.thinking import ThinkingGrammar
-from parallm_openai.text.tokenizer import TemplateError
 
 router = body_router()
 
@@ -36,8 +36,10 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
     server.check_model(body.model)
     body.check()
     generations, parsers, use = await opened(server, body)
+    ids = server.tokenizer.call_ids(message.model_dump(exclude_none=True) for message in body.messages)
     choices = [
-        ChatChoice(parser, server, logprobs=bool(body.logprobs), many=use.many, legacy=use.legacy) for parser in parsers
+        ChatChoice(parser, server, ids, logprobs=bool(body.logprobs), many=use.many, legacy=use.legacy)
+        for parser in parsers
     ]
     answer = Answer.new("chat.completion", "chatcmpl", body.model)
     if body.stream:
@@ -83,15 +85,9 @@ class Prompt:
 
 async def rendered(server: Server, body: ChatRequest, use: ToolUse) -> Prompt:
     """The conversation in the model's own format. Raises ApiError where its template refuses it."""
-    messages = [message.model_dump(exclude_none=True) for message in body.messages]
     options = _template_options(server, body)
     continues = _continues(body)
-    try:
-        text = await asyncio.to_thread(
-            server.tokenizer.render, messages, tools=use.described, continue_final=continues, options=options
-        )
-    except TemplateError as error:
-        raise errors.invalid(str(error), "messages", "invalid_messages") from error
+    text = await _rendered_text(server, body, use, continues, options)
     marks = server.tokenizer.chat_format.thinking
     if marks is None:
         return Prompt(text, thinking=False, may_think=False)
@@ -100,8 +96,31 @@ async def rendered(server: Server, body: ChatRequest, use: ToolUse) -> Prompt:
     return Prompt(text, inside, inside or bool(wanted))
 
 
+async def _rendered_text(
+    server: Server, body: ChatRequest, use: ToolUse, continues: bool, options: dict[str, Any]
+) -> str:
+    most = server.engine.context_length
+    if len(body.messages) > most:
+        raise errors.context_exceeded(most, len(body.messages), 1, "messages")
+    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    render = partial(server.tokenizer.render, messages, tools=use.described, continue_final=continues, options=options)
+    seconds = server.settings.template_timeout
+    try:
+        return str(await server.rendering.run(seconds, render))
+    except TemplateError as error:
+        raise errors.invalid(str(error), "messages", "invalid_messages") from error
+    except TimeoutError as error:
+        message = f"The chat template was not through with these messages after {seconds:g} seconds."
+        raise errors.invalid(message, "messages", "invalid_messages") from error
+    except TooBusy as error:
+        raise errors.overloaded("The server is busy with other chat templates. Please try again.") from error
+
+
 def _template_options(server: Server, body: ChatRequest) -> dict[str, Any]:
     options = dict(body.chat_template_kwargs or {})
+    if taken := server.tokenizer.template.reserved & options.keys():
+        field = f"chat_template_kwargs.{min(taken)}"
+        raise errors.invalid(f"'{field}' is no variable of the chat template: this server sets it itself.", field)
     effort = body.reasoning_effort
     if effort is not None:
         if effort != "none" and not server.tokenizer.chat_format.reasons:
@@ -116,7 +135,8 @@ def _continues(body: ChatRequest) -> bool:
     if body.continue_final_message is not None:
         return body.continue_final_message
     last = body.messages[-1]
-    return last.role == "assistant" and not last.tool_calls and not body.add_generation_prompt
+    called = last.tool_calls or last.function_call
+    return last.role == "assistant" and not called and not body.add_generation_prompt
 
 
 async def _grammar(server: Server, body: ChatRequest, use: ToolUse, prompt: Prompt) -> Grammar | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from parallm_openai.api.logprobs import chat_content
 from parallm_openai.api.server import Answer, Server, usage
 from parallm_openai.api.streaming import frame, merged
 from parallm_openai.engine.request import FinishReason
+from parallm_openai.text.call_ids import CallIds
 from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from parallm_openai.text.generation import Generation, TextDelta
@@ -19,16 +19,19 @@ from parallm_openai.text.generation import Generation, TextDelta
 @dataclass
 class _Call:
     name: str
-    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
+    id: str
     arguments: list[str] = field(default_factory=list)
 
 
 class ChatChoice:
     """One choice as it grows. `legacy` answers with `function_call`; `many` says whether it may call more than one."""
 
-    def __init__(self, parser: ChatParser, server: Server, *, logprobs: bool, many: bool, legacy: bool) -> None:
+    def __init__(
+        self, parser: ChatParser, server: Server, ids: CallIds, *, logprobs: bool, many: bool, legacy: bool
+    ) -> None:
         self._parser = parser
         self._server = server
+        self._ids = ids
         self._with_logprobs = logprobs
         self._many = many
         self._legacy = legacy
@@ -64,7 +67,7 @@ class ChatChoice:
                 self._content.append(text)
                 return {"content": text}
             case CallStart(index, name) if self._many or index == 0:
-                self._calls.append(_Call(name))
+                self._calls.append(_Call(name, self._ids.new(index, name)))
                 return self._call_delta(index, start=True)
             case CallArguments(index, text) if self._many or index == 0:
                 self._calls[index].arguments.append(text)

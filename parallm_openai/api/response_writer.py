@@ -14,6 +14,7 @@ from parallm_openai.api.logprobs import chat_content
 from parallm_openai.api.schemas.response_items import sealed
 from parallm_openai.api.schemas.responses import ResponsesRequest, ResponseTool, TextFormat
 from parallm_openai.engine.request import FinishReason
+from parallm_openai.text.call_ids import CallIds
 from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from parallm_openai.text.generation import Generation, TextDelta
@@ -28,8 +29,11 @@ OBFUSCATION = 16
 class ResponseWriter:
     """Turns one sequence's text into items. Events are numbered from 0, as the documentation orders them."""
 
-    def __init__(self, body: ResponsesRequest, parser: ChatParser, tokenizer: Tokenizer, many: bool) -> None:
+    def __init__(
+        self, body: ResponsesRequest, parser: ChatParser, tokenizer: Tokenizer, ids: CallIds, many: bool
+    ) -> None:
         self._parser = parser
+        self._ids = ids
         self._tokenizer = tokenizer
         self._logprobs = body.wants_logprobs
         self._seals = body.wants_sealed_thoughts
@@ -111,7 +115,7 @@ class ResponseWriter:
                 self._items[-1]["content"][0]["text"] += text
                 return [*begun, self._delta("reasoning_text", text, content_index=0)]
             case CallStart(index, name) if self._many or index == 0:
-                return [*self._end("completed"), *self._begin(_function_call(name))]
+                return [*self._end("completed"), *self._begin(_function_call(name, self._ids.new(index, name)))]
             case CallArguments(index, text) if self._many or index == 0:
                 self._items[-1]["arguments"] += text
                 return [self._delta("function_call_arguments", text)]
@@ -196,8 +200,8 @@ def _reasoning() -> dict[str, Any]:
     return {"id": _id("rs"), "type": "reasoning", "summary": [], "status": "in_progress", "content": [part]}
 
 
-def _function_call(name: str) -> dict[str, Any]:
-    ids = {"id": _id("fc"), "call_id": f"call_{uuid.uuid4().hex[:24]}"}
+def _function_call(name: str, call_id: str) -> dict[str, Any]:
+    ids = {"id": _id("fc"), "call_id": call_id}
     return {**ids, "type": "function_call", "name": name, "arguments": "", "status": "in_progress"}
 
 

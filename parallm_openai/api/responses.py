@@ -46,11 +46,12 @@ async def create_response(body: ResponsesRequest, request: HttpRequest) -> Respo
     body.check()
     owner = server.owner(request)
     talk = conversation(server.responses, owner, body)
+    messages = talk.messages(body.reasoning)
     try:
-        generations, parsers, use = await _opened(server, body, talk.messages(body.reasoning))
+        generations, parsers, use = await _opened(server, body, messages)
     except errors.ApiError as error:
         raise in_own_names(error) from error
-    writer = ResponseWriter(body, parsers[0], server.tokenizer, use.many)
+    writer = ResponseWriter(body, parsers[0], server.tokenizer, server.tokenizer.call_ids(messages), use.many)
     exchange = _Exchange(server, owner, body, talk, generations[0], writer)
     if body.stream:
         return sse(exchange.frames(), server.settings)

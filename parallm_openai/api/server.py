@@ -17,6 +17,7 @@ from parallm_openai.api import errors
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.schemas.completions import Prompt
 from parallm_openai.api.settings import ServerSettings
+from parallm_openai.api.timed_threads import TimedThreads
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
 from parallm_openai.models.loading import LoadedModel
@@ -49,6 +50,7 @@ class Server:
     responses: ResponseStore
     # Held by whoever tokenises something large.
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    rendering: TimedThreads = field(default_factory=TimedThreads)
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ class Server:
     def encode(self, text: str, param: str, special: bool = True) -> list[int]:
         """A text's token ids. Raises ApiError, sooner than all of it is tokenised, if it cannot fit the context."""
         limit = self.engine.context_length
-        if len(text) > limit * self.tokenizer.longest_token:
+        if len(text) > self.tokenizer.most_characters(limit):
             raise errors.text_too_long(limit, len(text), param)
         beginning = PROBED_CHARACTERS * limit
         if len(text) > beginning and len(self.tokenizer.encode(text[:beginning])) > limit + PROBE_MARGIN:

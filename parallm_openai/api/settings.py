@@ -21,6 +21,7 @@ class ServerSettings(BaseModel):
     stored_responses: int = Field(1000, ge=0, description="How many answers of /v1/responses are kept to go on from.")
     stored_responses_bytes: int = Field(64 * 2**20, ge=0, description="How much memory those answers may take.")
     tool_call_parser: str = Field("auto", description="The format of tool calls; auto goes by the chat template.")
+    template_timeout: float = Field(10.0, gt=0, description="How long a chat template may work on one conversation.")
     send_timeout: float = Field(60.0, gt=0, description="How long a client may leave a stream's chunk unread.")
 
     @field_validator("tool_call_parser")

@@ -26,6 +26,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, dequantize_model, load_adapters, load_model, load_tokenizer
 
 from parallm_openai.models import huge_pages
+from parallm_openai.models.chat_template import missed_chat_template
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ CONTEXT_KEYS = (
     "n_ctx",
     "model_max_length",
 )
+# What transformers itself puts where a tokenizer has no limit.
+NO_LIMIT = int(1e30)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json")
 
 
@@ -116,8 +119,9 @@ def load(
     except Exception as error:
         raise ModelLoadError(f"{path_or_id} cannot be loaded: {_sentence(error)}") from error
     try:
-        options = {"trust_remote_code": True} if trust_remote_code else None
-        tokenizer = load_tokenizer(path, options, eos_token_ids=_configured_eos(config))
+        tokenizer = load_tokenizer(
+            path, _tokenizer_options(path, trust_remote_code), eos_token_ids=_configured_eos(config)
+        )
     except Exception as error:
         raise ModelLoadError(f"the tokenizer of {path_or_id} cannot be loaded: {_sentence(error)}") from error
     if on_plain_cpu():
@@ -131,6 +135,15 @@ def load(
         # Only now: it has run once, so that the BLAS has its buffers too.
         huge_pages.collapse()
     return loaded
+
+
+def _tokenizer_options(path: Path, trust_remote_code: bool) -> dict[str, Any]:
+    # The engine itself checks lengths: the tokenizer would print a warning for what is then refused.
+    options: dict[str, Any] = {"model_max_length": NO_LIMIT}
+    if trust_remote_code:
+        options["trust_remote_code"] = True
+    template = missed_chat_template(path)
+    return options if template is None else options | {"chat_template": template}
 
 
 def on_plain_cpu() -> bool:

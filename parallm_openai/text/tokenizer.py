@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
-import jinja2
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from parallm_openai.text.call_ids import CallIds, Message
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
 from parallm_openai.text.grammar_compiler import Grammars
 from parallm_openai.text.reasoning import ThinkingMarks
+from parallm_openai.text.templates import ChatTemplate, TemplateError, Tools, template_text
 from parallm_openai.text.token_bytes import TokenBytes
 from parallm_openai.text.tools.families import FORMATS, detect
-
-Message = dict[str, Any]
 
 # What stands before the text above a gap, before that below it, and before what fills it.
 INFILL_MARKS = (
@@ -27,10 +24,6 @@ INFILL_MARKS = (
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),
 )
-
-
-class TemplateError(ValueError):
-    """The chat template refuses these messages, or there is none."""
 
 
 class Tokenizer:
@@ -85,8 +78,7 @@ class Tokenizer:
     @cached_property
     def chat_format(self) -> ChatFormat:
         """How this model's chat template writes thoughts and tool calls."""
-        template = self._hf.chat_template
-        text = template if isinstance(template, str) else json.dumps(template or "", ensure_ascii=False)
+        text = template_text(self._hf)
         if self._tool_format != "auto":
             return ChatFormat(self._thinking_marks(), FORMATS[self._tool_format])
         if "<|channel|>" in text and "<|message|>" in text:
@@ -128,10 +120,14 @@ class Tokenizer:
         """Those ids that the model has no logit for: they must never reach an array."""
         return [token for token in tokens if not 0 <= token < self.vocab_size]
 
+    def most_characters(self, tokens: int) -> int:
+        """A longer text cannot be as few tokens."""
+        # Normalisers may join up to four characters into one.
+        return 4 * tokens * self._longest_token
+
     @cached_property
-    def longest_token(self) -> int:
-        """The characters of the longest token: a text has at least its length over this many tokens."""
-        return max((len(token) for token in self._vocabulary), default=1)
+    def _longest_token(self) -> int:
+        return max(map(len, self._bytes.of if self._bytes is not None else self._vocabulary), default=1)
 
     @property
     def start_token(self) -> int | None:
@@ -139,15 +135,20 @@ class Tokenizer:
         start = self._hf.bos_token_id if self._hf.bos_token_id is not None else self._hf.eos_token_id
         return None if start is None else int(start)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(self.wrapper.has_chat_template)
+    @cached_property
+    def template(self) -> ChatTemplate:
+        tools = self.chat_format.tools
+        return ChatTemplate(self.wrapper, tools.name if tools is not None else None)
+
+    def call_ids(self, conversation: Iterable[Mapping[str, Any]]) -> CallIds:
+        """Makes ids for the calls of an answer to this conversation."""
+        return CallIds(self.template.traits(True).ids, conversation)
 
     def render(
         self,
         messages: Sequence[Message],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         continue_final: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> str:
@@ -156,46 +157,4 @@ class Tokenizer:
         `continue_final` leaves the last message open for the model to go on with. `options`
         are template variables. Raises TemplateError with the template's own words.
         """
-        if not self.has_chat_template:
-            raise TemplateError("this model has no chat template; use /v1/completions")
-        adapted = [_adapted(message) for message in messages]
-        # mlx-lm's wrapper switches thinking on where the template by itself would not.
-        template = self._hf if self._hf.chat_template is not None else self.wrapper
-        try:
-            return str(
-                template.apply_chat_template(
-                    adapted,
-                    tools=list(tools) if tools else None,
-                    tokenize=False,
-                    add_generation_prompt=not continue_final,
-                    continue_final_message=continue_final,
-                    **(options or {}),
-                )
-            )
-        except (jinja2.TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise TemplateError(f"the chat template refuses these messages: {error}") from error
-
-
-def _adapted(message: Message) -> Message:
-    """A message as templates expect it: text content, tools instead of functions, arguments as objects."""
-    adapted = deepcopy(message)
-    adapted["content"] = _flat(message.get("content"))
-    adapted["role"] = {"developer": "system", "function": "tool"}.get(adapted["role"], adapted["role"])
-    if (function := adapted.pop("function_call", None)) is not None:
-        adapted["tool_calls"] = [{"id": "call_0", "type": "function", "function": function}]
-    for call in adapted.get("tool_calls") or []:
-        function = call.get("function", {})
-        if isinstance(function.get("arguments"), str):
-            try:
-                function["arguments"] = json.loads(function["arguments"] or "{}")
-            except json.JSONDecodeError as error:
-                raise TemplateError(f"a tool call's arguments are not JSON: {error}") from error
-    return adapted
-
-
-def _flat(content: Any) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or part.get("refusal") or "" for part in content)
+        return self.template.render(messages, tools=tools, continue_final=continue_final, options=options)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
+from parallm_openai.text.history import THOUGHTS
 
 # More are no conversation; checking each takes its time.
 MAX_MESSAGES = 16_384
@@ -23,11 +24,16 @@ class ContentPart(Body):
 
 
 class FunctionCall(Body):
+    # Clients send calls back with what they keep beside them, which is nothing that the model wrote (an index, …).
+    model_config = ConfigDict(extra="ignore", strict=True)
+
     name: str
     arguments: str
 
 
 class ToolCall(Body):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
@@ -40,7 +46,9 @@ class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = Field(None, max_length=MAX_MESSAGES, fail_fast=True)
+    tool_calls: Annotated[list[ToolCall] | None, AfterValidator(lambda calls: calls or None)] = Field(
+        None, max_length=MAX_MESSAGES, fail_fast=True
+    )
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
 
@@ -50,12 +58,19 @@ class ChatMessage(Body):
             return "".join(part.text or "" for part in self.content)
         return self.content or ""
 
+    @property
+    def _says_something_else(self) -> bool:
+        # An answer that was cut short in its thoughts has nothing but them; one that was refused, the refusal.
+        more = self.model_extra or {}
+        said = (more.get(name) for name in (*THOUGHTS, "refusal"))
+        return bool(self.tool_calls or self.function_call) or any(isinstance(text, str) and text for text in said)
+
     def check(self, index: int) -> None:
         """Raise ApiError for what a text model cannot read."""
         where = f"messages[{index}]"
         if self.content is None and self.role not in ("assistant", "function"):
             raise invalid(f"Invalid value for '{where}.content': expected text, got null.", f"{where}.content")
-        if self.role == "assistant" and self.content is None and not (self.tool_calls or self.function_call):
+        if self.role == "assistant" and self.content is None and not self._says_something_else:
             raise invalid(f"'{where}' has neither content nor tool calls.", f"{where}.content")
         if isinstance(self.content, list):
             for place, part in enumerate(self.content):

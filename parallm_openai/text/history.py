@@ -1,0 +1,156 @@
+"""A conversation as a chat template reads it: what clients send, in the one form that this template takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+
+from parallm_openai.text.call_ids import OPENAI, CallIdForm, Message, rename_calls
+
+# What clients and servers call the thoughts of an answer. Templates read one of these.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_NO_JSON = object()
+
+
+@dataclass(frozen=True)
+class TemplateTraits:
+    """In which form a chat template wants what clients send in many.
+
+    `objects`: arguments of calls as objects, else as JSON text. `any_text`: shows arguments that are text as they
+    are, JSON or not. `parallel`: shows all calls of one message. `apart`: takes content and thoughts beside a call.
+    `developer`: knows that role. `properties`: reads the description of every parameter.
+    """
+
+    ids: CallIdForm = OPENAI
+    objects: bool = True
+    any_text: bool = False
+    parallel: bool = True
+    apart: bool = True
+    developer: bool = False
+    properties: bool = False
+
+
+def adapted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
+    """The messages as this template takes them; those given stay as they are."""
+    shaped = [_message(message, traits) for message in messages]
+    rename_calls(shaped, traits.ids)
+    return shaped if traits.parallel else list(_one_call_each(shaped))
+
+
+def described(tools: Iterable[Mapping[str, Any]], traits: TemplateTraits) -> list[dict[str, Any]]:
+    """Tools with everything that templates read without asking whether it is there."""
+    return [{**tool, "function": _function(tool["function"], traits)} for tool in tools]
+
+
+def _function(function: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
+    parameters = dict(function.get("parameters") or {})
+    parameters.setdefault("type", "object")
+    properties = parameters.setdefault("properties", {})
+    if traits.properties and isinstance(properties, dict):
+        parameters["properties"] = {
+            name: {"description": "", **schema} if isinstance(schema, dict) else schema
+            for name, schema in properties.items()
+        }
+    whole = {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
+    return whole | {key: value for key, value in function.items() if key not in whole}
+
+
+def _message(message: Message, traits: TemplateTraits) -> Message:
+    shaped = deepcopy(message)
+    shaped["content"] = _flat(message.get("content"), message.get("refusal"))
+    shaped["role"] = {"function": "tool"}.get(shaped["role"], shaped["role"])
+    if shaped["role"] == "developer" and not traits.developer:
+        shaped["role"] = "system"
+    calls = shaped.pop("tool_calls", None) or []
+    if (function := shaped.pop("function_call", None)) is not None:
+        calls = calls or [{"type": "function", "function": function}]
+    for call in calls:
+        function = call.get("function") or {}
+        if isinstance(function.get("arguments"), str):
+            function["arguments"] = _arguments(function["arguments"], traits)
+    if calls:
+        shaped["tool_calls"] = calls
+    _name_thoughts(shaped, joined=bool(calls) and not traits.apart)
+    return shaped
+
+
+def _flat(content: Any, refusal: Any) -> str:
+    if content is None:
+        return refusal if isinstance(refusal, str) else ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or part.get("refusal") or "" for part in content)
+
+
+def _name_thoughts(message: Message, joined: bool) -> None:
+    """Give an assistant's thoughts every name that a template may read, and the content too if `joined`."""
+    given = [message.pop(name, None) for name in THOUGHTS]
+    thoughts = next((text for text in given if isinstance(text, str) and text), None)
+    if thoughts is None or message["role"] != "assistant":
+        return
+    if joined and message["content"]:
+        thoughts, message["content"] = f"{thoughts}\n\n{message['content']}", ""
+    message.update(dict.fromkeys(THOUGHTS, thoughts))
+
+
+def _arguments(text: str, traits: TemplateTraits) -> Any:
+    """A call's arguments for this template. Text that is no JSON object stays itself where the template shows text."""
+    value = _parsed(text)
+    if isinstance(value, str):
+        # JSON in JSON, as some models write it.
+        inner = _parsed(value)
+        value, text = (inner, value) if isinstance(inner, dict) else (value, text)
+    if value is None or value in ("", [], {}) or not text.strip():
+        value, text = {}, "{}"
+    if not isinstance(value, dict):
+        if traits.any_text:
+            return text
+        value = _begun(text) or {"arguments": text if value is _NO_JSON else value}
+        text = json.dumps(value, ensure_ascii=False)
+    return value if traits.objects else text
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+def _begun(text: str) -> dict[str, Any] | None:
+    """What there is of an object that was cut short, as an answer that ended at `max_tokens`."""
+    try:
+        value = pydantic_core.from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _one_call_each(messages: Sequence[Message]) -> Iterable[Message]:
+    """The same conversation with every call in a message of its own, its answer right after it."""
+    at = 0
+    while at < len(messages):
+        message = messages[at]
+        at += 1
+        calls = message.get("tool_calls") or []
+        if len(calls) < 2:
+            yield message
+            continue
+        end = at
+        while end < len(messages) and messages[end]["role"] == "tool":
+            end += 1
+        answers: dict[str, list[Message]] = {call["id"]: [] for call in calls}
+        others = [answer for answer in messages[at:end] if answer["tool_call_id"] not in answers]
+        for answer in messages[at:end]:
+            answers.get(answer["tool_call_id"], []).append(answer)
+        bare = {"role": message["role"], "content": ""}
+        for index, call in enumerate(calls):
+            yield {**(bare if index else message), "tool_calls": [call]}
+            yield from answers[call["id"]]
+        yield from others
+        at = end
