@@ -61,8 +61,8 @@ STAGES: list[tuple[Any, str]] = [
     (EngineStats, "stepped"),
     (EngineStats, "prefilled"),
     (step_module.sampling, "sample"),
+    (step_module.sampling, "checked"),
     (step_module.sampling, "token_logprobs"),
-    (step_module.sampling, "not_numbers"),
 ]
 
 
@@ -147,7 +147,7 @@ def test_a_failure_anywhere_costs_at_most_one_row(owner: Any, name: str, call: i
     assert_nothing_leaks(run.core)
 
 
-@pytest.mark.parametrize("name", ["sample", "not_numbers"])
+@pytest.mark.parametrize("name", ["sample", "checked"])
 def test_a_failure_that_several_rows_share_once_costs_none(name: str) -> None:
     requests = company()
     with failing(step_module.sampling, name, nth_call(6), Panic("native")) as raised:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
 from parallm_openai.api.grammar import requested_grammar
-from parallm_openai.api.logprobs import CompletionLogprobs, joined
+from parallm_openai.api.logprobs import CompletionLogprobs, Echo, joined
 from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.completions import CompletionRequest, Prompt
 from parallm_openai.api.server import Answer, Server, server_of, usage
@@ -118,14 +118,15 @@ class _Choice:
         text, pieces = delta.text, []
         if self._echo:
             self._echo = False
-            prompt = generation.prompt_tokens
-            text = self._tokenizer.decode(prompt) + text
+            echo = Echo.of(generation.prompt_tokens, self._tokenizer)
+            text = echo.text + text
             if self._scored:
-                pieces.append(self._logprobs.piece(prompt, generation.prompt_logprobs or ()))
+                pieces.append(self._logprobs.prompt(echo, generation.prompt_logprobs or ()))
+        entries = delta.logprobs if delta.stop_logprob is None else (*delta.logprobs, delta.stop_logprob)
         if self._scored:
-            pieces.append(self._logprobs.piece(delta.tokens[: len(delta.logprobs)], delta.logprobs))
-        self.score += sum(entry.logprob for entry in delta.logprobs)
-        self.length += len(delta.tokens)
+            pieces.append(self._logprobs.piece([entry.token for entry in entries], entries))
+        self.score += sum(entry.logprob for entry in entries)
+        self.length += len(entries)
         return {
             "index": self.index,
             "text": text,

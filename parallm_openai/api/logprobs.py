@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from parallm_openai.engine.request import TokenLogprob
@@ -28,26 +29,58 @@ def _named(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
     return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, LEAST), "bytes": list(raw)}
 
 
+@dataclass(frozen=True)
+class Echo:
+    """A prompt as text, and where each of its tokens begins in it.
+
+    Special tokens are shown as a client may have written them, but for the one that stands for the start of a text.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    offsets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokens: tuple[int, ...], tokenizer: Tokenizer) -> Echo:
+        detokenizer = tokenizer.detokenizer(tokenizer.special_tokens)
+        text, offsets = "", []
+        for place, token in enumerate(tokens):
+            offsets.append(len(text))
+            if place or token != tokenizer.bos_token:
+                text += detokenizer.add(token)
+        return cls(tokens, text + detokenizer.flush(), tuple(offsets))
+
+
 class CompletionLogprobs:
     """Builds the `logprobs` of a completion choice, piece by piece; `offset` counts characters of its text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._generated = tokenizer.detokenizer()
         self._offset = 0
 
+    def prompt(self, echo: Echo, entries: Sequence[TokenLogprob | None]) -> dict[str, Any]:
+        """The entries of an echoed prompt; the first, which nothing precedes, is None."""
+        self._offset = len(echo.text)
+        return self._piece(echo.tokens, entries, echo.offsets)
+
     def piece(self, tokens: Sequence[int], entries: Sequence[TokenLogprob | None]) -> dict[str, Any]:
-        """The entries of some tokens; the first of a prompt, which nothing precedes, has None."""
-        names: list[str] = []
+        """The entries of some generated tokens."""
         offsets: list[int] = []
         for token in tokens:
-            names.append(legacy_name(token, self._tokenizer))
             offsets.append(self._offset)
-            self._offset += len(self._tokenizer.token_text(token))
+            self._offset += len(self._generated.add(token))
+        return self._piece(tokens, entries, offsets)
+
+    def _piece(
+        self, tokens: Sequence[int], entries: Sequence[TokenLogprob | None], offsets: Sequence[int]
+    ) -> dict[str, Any]:
+        names = [legacy_name(token, self._tokenizer) for token in tokens]
         return {
             "tokens": names,
             "token_logprobs": [None if entry is None else max(entry.logprob, LEAST) for entry in entries],
             "top_logprobs": [None if entry is None else self._top(entry) for entry in entries],
-            "text_offset": offsets,
+            "text_offset": list(offsets),
         }
 
     def _top(self, entry: TokenLogprob) -> dict[str, float]:

@@ -92,9 +92,9 @@ class Output:
 
     The last output of a request, and only that, has a `finish_reason`; its
     `tokens` may be empty. A stopping token (EOS or one of `stop_token_ids`) is
-    reported in `stop_token`, not in `tokens`. `prompt_logprobs` comes once, with the
-    first output: None for the first prompt token, which nothing precedes. `drafted` and
-    `accepted` count this output's step alone. `error` says why a request ended with an error, and
+    reported in `stop_token`, not in `tokens`; its log-probability is the last of `logprobs`.
+    `prompt_logprobs` comes once, with the first output: None for the first prompt token, which nothing
+    precedes. `drafted` and `accepted` count this output's step alone. `error` says why a request ended with an error, and
     `request_at_fault` whether the cause lies in the request itself: it would fail again.
     """
 

@@ -18,6 +18,8 @@ from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import SamplingParams, TokenLogprob
 
 FORBIDDEN = -float("inf")
+# In the place of a token that could not be chosen.
+NO_TOKEN = -1
 # Streams of noise at one place: the emitted token's, the draft's own, and that of its acceptance.
 TOKEN_STREAM, DRAFT_STREAM, ACCEPTANCE_STREAM = range(3)
 _WORD = 0xFFFFFFFF
@@ -210,6 +212,15 @@ def sample(logits: mx.array, positions: Sequence[Position]) -> mx.array:
     return merged
 
 
+def checked(tokens: mx.array, logits: mx.array) -> mx.array:
+    """The tokens chosen from `[len(tokens), vocab]` logits, `NO_TOKEN` if those are not numbers.
+
+    A NaN among what a position has read makes all of its logits NaN, so that the chosen token's tells.
+    """
+    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+    return mx.where(mx.isnan(chosen), NO_TOKEN, tokens.astype(mx.int32))
+
+
 def as_ids(tokens: mx.array) -> list[int]:
     """The ids of a one-dimensional array; computes it."""
     ids: list[int] = np.array(tokens).tolist()
@@ -220,16 +231,6 @@ def as_floats(values: mx.array) -> list[float]:
     """The numbers of a one-dimensional array; computes it."""
     floats: list[float] = np.array(values).tolist()
     return floats
-
-
-def not_numbers(logits: mx.array, tokens: Sequence[int]) -> list[bool]:
-    """Whether each position of `[len(tokens), vocab]` logits is NaN, by its chosen token's.
-
-    A NaN among what a position has read makes all of its logits NaN, so that one of them tells.
-    """
-    chosen = mx.take_along_axis(logits, mx.array(list(tokens))[:, None], axis=-1)[:, 0]
-    flags: list[bool] = np.array(mx.isnan(chosen)).tolist()
-    return flags
 
 
 def token_logprobs(logits: mx.array, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprob]:

@@ -226,7 +226,6 @@ class EngineCore:
         sampled, scored = self._sample(rows, drafts, flat)
         drafted = [len(draft) for draft in drafts]
         accepted = [agreeing(draft.tokens, own) for draft, own in zip(drafts, sampled, strict=True)]
-        self._fail_not_numbers(rows, flat, sampled, accepted)
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
         lane.draft_length.learn(rows, drafts, accepted, context, draft_seconds, verify_seconds)
@@ -320,7 +319,7 @@ class EngineCore:
             output = Output(
                 row.id,
                 tokens=tuple(kept),
-                logprobs=tuple(scored[index][: len(kept)]),
+                logprobs=tuple(scored[index][: len(kept) + (stop_token is not None)]),
                 stop_token=stop_token,
                 drafted=drafted[index],
                 accepted=min(accepted[index], len(kept)),
@@ -369,19 +368,11 @@ class EngineCore:
             self.scheduler.requeue(self.scheduler.clear())
 
     def _extend(self, row: Row, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
+        """Take sampled tokens, unless the row's own part of the step has failed."""
+        if sampling.NO_TOKEN in tokens:
+            row.fail(ArithmeticError("the model's logits are not numbers"))
+            self._not_numbers = True
         return ([], FinishReason.ERROR, None) if row.failure is not None else row.extend(tokens)
-
-    def _fail_not_numbers(
-        self, rows: Sequence[Row], flat: mx.array, sampled: Sequence[Sequence[int]], accepted: Sequence[int]
-    ) -> None:
-        """A row that would keep a token of logits that are not numbers ends with an error."""
-        bad = sampling.not_numbers(flat, [token for tokens in sampled for token in tokens])
-        start = 0
-        for row, tokens, count in zip(rows, sampled, accepted, strict=True):
-            if any(bad[start : start + count + 1]):
-                row.fail(ArithmeticError("the model's logits are not numbers"))
-                self._not_numbers = True
-            start += len(tokens)
 
     def _forget_not_numbers(self) -> None:
         """What a NaN was written to would reach later rows through their masks: nothing of it stays."""

@@ -40,8 +40,10 @@ class Tokenizer:
             self._bytes = None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`; with `special`, framed as the model expects a text to begin."""
-        return list(self._hf.encode(text, add_special_tokens=special))
+        """Token ids of `text`; with `special`, framed as the model expects a text to begin, if it is not yet."""
+        tokens = list(self._hf.encode(text, add_special_tokens=special))
+        doubled = special and len(tokens) > 1 and tokens[0] == tokens[1] == self.bos_token
+        return tokens[1:] if doubled else tokens
 
     def infill(self, prefix: str, suffix: str) -> list[int] | None:
         """A prompt for what stands between two texts; None where the model has no tokens to ask for that."""
@@ -124,6 +126,16 @@ class Tokenizer:
         """A longer text cannot be as few tokens."""
         # Normalisers may join up to four characters into one.
         return 4 * tokens * self._longest_token
+
+    @property
+    def bos_token(self) -> int | None:
+        """The token that begins every text, if there is one."""
+        return None if self._hf.bos_token_id is None else int(self._hf.bos_token_id)
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts of all special tokens."""
+        return tuple(token.content for token in self._hf.added_tokens_decoder.values() if token.special)
 
     @cached_property
     def _longest_token(self) -> int:

@@ -21,8 +21,8 @@ from parallm_openai.engine.speculation.drafter import Draft
 
 
 def coupled(logits: mx.array, positions: Sequence[Position], drafts: Sequence[Draft]) -> list[int]:
-    """The target's own token at every position; `logits` is `[len(positions), vocab]`."""
-    return sampling.as_ids(sampling.sample(logits, positions))
+    """The target's own token at every position, or `NO_TOKEN`; `logits` is `[len(positions), vocab]`."""
+    return sampling.as_ids(sampling.checked(sampling.sample(logits, positions), logits))
 
 
 def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[Draft]) -> list[int]:
@@ -31,14 +31,14 @@ def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[
     Positions are those of each draft in turn, one more than it has tokens; greedy rows
     and the last position of each row are drawn as always.
     """
-    tokens = sampling.as_ids(sampling.sample(logits, positions))
+    tokens = coupled(logits, positions, drafts)
     places: list[int] = []
     guesses: list[int] = []
     log_q: list[mx.array] = []
     start = 0
     for draft in drafts:
         for depth, token in enumerate(draft.tokens):
-            if not positions[start + depth].params.greedy:
+            if not positions[start + depth].params.greedy and tokens[start + depth] != sampling.NO_TOKEN:
                 places.append(start + depth)
                 guesses.append(token)
                 log_q.append(draft.log_q[depth] if draft.log_q else _certain(token, logits.shape[-1]))
