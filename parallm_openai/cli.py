@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,6 +21,7 @@ from parallm_openai.bench.command import bench
 from parallm_openai.config import EngineConfig
 
 if TYPE_CHECKING:
+    from parallm_openai.api.settings import ServerSettings
     from parallm_openai.engine.build import Draft
     from parallm_openai.models.loading import LoadedModel
 
@@ -32,23 +35,37 @@ app = typer.Typer(
 
 DEFAULTS = EngineConfig()
 
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    typer.echo(f"parallm-openai: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def _not_empty(option: typer.CallbackParam, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        _fail(f"{option.opts[0]}: must not be empty", 2)
+    return value
+
+
 Model = Annotated[
     str | None,
-    typer.Option("--model", envvar="PARALLM_MODEL", help="Folder or hub id; the bundled demo model if not given."),
+    typer.Option(
+        "--model",
+        envvar="PARALLM_MODEL",
+        help="Folder or hub id; the bundled demo model if not given.",
+        callback=_not_empty,
+    ),
 ]
 Adapter = Annotated[
     str | None,
-    typer.Option("--adapter-path", envvar="PARALLM_ADAPTER_PATH", help="Folder of a LoRA adapter."),
+    typer.Option(
+        "--adapter-path", envvar="PARALLM_ADAPTER_PATH", help="Folder of a LoRA adapter.", callback=_not_empty
+    ),
 ]
 Trust = Annotated[
     bool,
     typer.Option("--trust-remote-code", envvar="PARALLM_TRUST_REMOTE_CODE", help="Run code that a model brings along."),
 ]
-
-
-def _fail(message: str, status: int = 1) -> NoReturn:
-    typer.echo(f"parallm-openai: {message}", err=True)
-    raise typer.Exit(status)
 
 
 @app.callback(invoke_without_command=True)
@@ -65,7 +82,9 @@ def serve(
     model: Model = None,
     draft_model: Annotated[
         str | None,
-        typer.Option(envvar="PARALLM_DRAFT_MODEL", help="Smaller model of the same tokenizer that drafts."),
+        typer.Option(
+            envvar="PARALLM_DRAFT_MODEL", help="Smaller model of the same tokenizer that drafts.", callback=_not_empty
+        ),
     ] = None,
     draft: Annotated[
         str | None,
@@ -105,7 +124,9 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(envvar="PARALLM_MAX_QUEUE", help="Requests that may wait; one more gets a 429.")
     ] = DEFAULTS.max_queue,
-    host: Annotated[str, typer.Option(envvar="PARALLM_HOST", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="PARALLM_HOST", help="Address to listen on.", callback=_not_empty)
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="PARALLM_PORT", help="Port to listen on.", min=0, max=65535)] = 8080,
     served_model_name: Annotated[
         list[str] | None,
@@ -128,10 +149,28 @@ def serve(
     api_key: Annotated[
         list[str] | None, typer.Option(envvar="PARALLM_API_KEY", help="Accepted API key; repeatable.")
     ] = None,
+    admin_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PARALLM_ADMIN_KEY", help="API key that may also change the server's configuration; repeatable."
+        ),
+    ] = None,
     cors_origins: Annotated[
         str,
-        typer.Option(envvar="PARALLM_CORS_ORIGINS", help="Origins allowed in browsers, by commas; empty for none."),
-    ] = "*",
+        typer.Option(
+            envvar="PARALLM_CORS_ORIGINS",
+            help="Origins whose pages may call the server, by commas: loopback (pages of this machine), * or "
+            "https://page.example; empty for none.",
+        ),
+    ] = "loopback",
+    allowed_hosts: Annotated[
+        str,
+        typer.Option(
+            envvar="PARALLM_ALLOWED_HOSTS",
+            help="Host names that the server goes by besides localhost, by commas. Not checked (*) if it listens on "
+            "another address than this machine's own, unless given.",
+        ),
+    ] = "",
     request_timeout: Annotated[
         float, typer.Option(envvar="PARALLM_REQUEST_TIMEOUT", help="Seconds that one request may take.")
     ] = 600.0,
@@ -146,6 +185,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP."""
     from parallm_openai.api.settings import ServerSettings
+    from parallm_openai.listener import ListenError, exposed, listen
 
     _set_up_logging(log_level)
     try:
@@ -163,8 +203,10 @@ def serve(
         )
         settings = ServerSettings(
             served_model_names=tuple(served_model_name or ()),
-            api_keys=tuple(api_key or ()),
-            cors_origins=tuple(origin.strip() for origin in cors_origins.split(",") if origin.strip()),
+            api_keys=_keys("--api-key", api_key),
+            admin_keys=_keys("--admin-key", admin_key),
+            cors_origins=_by_commas(cors_origins),
+            allowed_hosts=_by_commas(allowed_hosts),
             request_timeout=request_timeout,
             graceful_timeout=graceful_timeout,
             max_body_size=max_body_size,
@@ -173,13 +215,42 @@ def serve(
             stored_responses_bytes=stored_responses_bytes,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        _fail(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, not {first['input']!r}", 2)
+        _fail(_explanation(error), 2)
     # The port is taken before the model is loaded, so that a busy one is known at once.
-    listener = _listen(host, port)
+    try:
+        listener = listen(host, port)
+    except ListenError as error:
+        _fail(str(error))
+    settings = exposed(listener, settings)
     target = _load(model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
     drafter = _drafter(model, draft_model, draft, trust_remote_code)
     _run(target, drafter, config, settings, listener, log_level)
+
+
+def _keys(flag: str, given: list[str] | None) -> tuple[str, ...]:
+    """The keys of a repeatable flag, or of its variable by white space; one that is there but empty is a mistake."""
+    variable = "PARALLM_" + flag.removeprefix("--").replace("-", "_").upper()
+    if not given and variable in os.environ:
+        _fail(
+            f"{variable} is set but holds no key: the server would be open to everybody; unset it if that is meant", 2
+        )
+    return tuple(given or ())
+
+
+def _by_commas(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _explanation(error: ValidationError) -> str:
+    """The first of pydantic's errors, by the flag that it came from."""
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    flag = {"served_model_names": "served_model_name", "api_keys": "api_key", "admin_keys": "admin_key"}.get(
+        field, field
+    )
+    said = f"--{flag.replace('_', '-')}: {first['msg'].removeprefix('Value error, ')}"
+    # Our own messages repeat what was given, unless it is a secret.
+    return said if first["type"] == "value_error" else f"{said}, not {first['input']!r}"
 
 
 def _load(model: str | None, **options: Any) -> LoadedModel:
@@ -214,37 +285,30 @@ def _run(
     target: LoadedModel,
     draft: Draft,
     config: EngineConfig,
-    settings: Any,
+    settings: ServerSettings,
     listener: socket.socket,
     log_level: str,
 ) -> None:
-    import uvicorn
-
     from parallm_openai.api.app import create_app
+    from parallm_openai.api.serving import FORCED, HttpServer, leave
     from parallm_openai.doctor import one_line
     from parallm_openai.engine.worker import AsyncEngine
+    from parallm_openai.listener import allow_many_connections, announce
 
     with _explained():
         engine = AsyncEngine(target, config, draft)
-    _allow_many_connections()
+    allow_many_connections()
     log.info("%s", one_line(target))
     speculation = engine.stats()["speculative_stats"]
     log.info("drafter: %s, speculation %s", speculation["drafter"], "on" if speculation["enabled"] else "off")
-    settled = uvicorn.Config(
-        create_app(engine, target, settings),
-        log_config=None,
-        log_level=log_level,
-        access_log=log_level == "debug",
-        timeout_graceful_shutdown=round(settings.graceful_timeout) or 1,
-    )
 
-    class Announcing(uvicorn.Server):
+    class Announcing(HttpServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             if self.started:
-                _announce(listener, target.name, needs_key=bool(settings.api_keys))
+                announce(listener, target.name, needs_key=bool(settings.api_keys))
 
-    server = Announcing(settled)
+    server = Announcing(create_app(engine, target, settings), log_level=log_level, access_log=log_level == "debug")
 
     def stop_serving() -> None:
         server.should_exit = True
@@ -253,31 +317,15 @@ def _run(
     # uvicorn raises the interrupt again after an orderly end.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
+    if server.force_exit:
+        leave(FORCED)
     if not server.started:
         _fail("the server could not be started; the log above says why")
     if engine.failed:
-        _fail("the engine has failed; the log above says why")
-
-
-def _announce(listener: socket.socket, model: str, *, needs_key: bool) -> None:
-    host, port = listener.getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{reachable}:{port}"
-    key = "-H 'Authorization: Bearer YOUR_KEY' " if needs_key else ""
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
-    typer.echo(
-        f"\nServing {model} at {url}/v1 (documentation at {url}/docs; Ctrl-C stops). Try:\n\n"
-        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' {key}-d '{body}'\n"
-    )
-
-
-def _allow_many_connections() -> None:
-    """Raise this process's limit of open files as far as it goes; importing mlx-lm lowers it to 2048."""
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        typer.echo("parallm-openai: the engine has failed; the log above says why", err=True)
+        leave(1)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        leave(0)
 
 
 @contextlib.contextmanager
@@ -292,18 +340,6 @@ def _explained() -> Iterator[None]:
         yield
     except (ModelLoadError, UnsupportedModelError, GenerationError, TemplateError) as error:
         _fail(str(error))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        _fail(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port")
-    return listener
 
 
 def _set_up_logging(level: str) -> None:

@@ -13,10 +13,10 @@ from functools import cache
 import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
 
 import httpx  # isort: skip
-import uvicorn
 
 from parallm_openai import demo
 from parallm_openai.api.app import create_app
+from parallm_openai.api.serving import HttpServer
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import Draft
@@ -39,6 +39,7 @@ class RunningServer:
     url: str
     engine: AsyncEngine
     model: LoadedModel
+    http: HttpServer
 
     @property
     def client(self) -> httpx.Client:
@@ -67,14 +68,14 @@ def running_server(
     engine = AsyncEngine(model, EngineConfig.model_validate(config), draft)
     app = create_app(engine, model, chosen)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+    server = HttpServer(app, log_level="warning", access_log=False)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, model)
+        yield RunningServer(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, model, server)
     finally:
         server.should_exit = True
         thread.join(20)

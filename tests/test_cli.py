@@ -1,16 +1,11 @@
-"""The command line: flags, their environment variables, what goes wrong, and a real server's start and end."""
+"""The command line: flags, their environment variables, what goes wrong, and a real server's start."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +14,13 @@ import families
 import httpx
 import pytest
 import typer.main
+from processes import COMMAND, ROOT, Served
 from typer.testing import CliRunner
 
 from parallm_openai import __version__, cli
+from parallm_openai.api.settings import ServerSettings
 from parallm_openai.config import EngineConfig
-
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-m", "parallm_openai"]
+from parallm_openai.listener import exposed
 
 
 def run(*arguments: str, **environment: str) -> Any:
@@ -80,6 +75,22 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
         (["--speculative-acceptance", "all"], 2, "--speculative-acceptance: "),
         (["--request-timeout", "0"], 2, "--request-timeout: "),
         (["--log-level", "loud"], 2, "--log-level: 'loud'"),
+        (["--request-timeout", "nan"], 2, "--request-timeout: "),
+        (["--graceful-timeout", "inf"], 2, "--graceful-timeout: "),
+        (["--graceful-timeout", "-1"], 2, "--graceful-timeout: "),
+        (["--batch-timeout-ms", "nan"], 2, "--batch-timeout-ms: "),
+        (["--api-key", ""], 2, "--api-key: a key must not be empty"),
+        (["--api-key", "good", "--api-key", " "], 2, "--api-key: a key must not be empty"),
+        (["--admin-key", "schlüssel"], 2, "--admin-key: a key must not be empty, and only visible ASCII"),
+        (["--served-model-name", ""], 2, "--served-model-name: a model's name must not be empty"),
+        (["--cors-origins", "localhost:3000"], 2, "--cors-origins: 'localhost:3000' is no origin such as http://"),
+        (["--cors-origins", "https://page.example/"], 2, "--cors-origins: 'https://page.example/' is no origin"),
+        (["--allowed-hosts", "http://llm.example"], 2, "--allowed-hosts: 'http://llm.example' is no host name"),
+        (["--tool-call-parser", "robot"], 2, "--tool-call-parser: must be auto or one of"),
+        (["--model", ""], 2, "--model: must not be empty"),
+        (["--draft-model", " "], 2, "--draft-model: must not be empty"),
+        (["--adapter-path", ""], 2, "--adapter-path: must not be empty"),
+        (["--host", ""], 2, "--host: must not be empty"),
         (["--draft", "model"], 2, "a draft model is --draft-model"),
         (["--draft", "ngram", "--draft-model", "x"], 2, "exclude each other"),
         (["--model", "/no/such/model"], 1, "there is no model folder /no/such/model"),
@@ -92,6 +103,20 @@ def test_a_server_that_cannot_start_says_why_in_a_sentence(arguments: list[str],
     assert answer.exit_code == status
     assert said in answer.stderr
     assert answer.stderr.count("\n") == 1, answer.stderr
+
+
+@pytest.mark.parametrize("variable", ["PARALLM_API_KEY", "PARALLM_ADMIN_KEY"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_a_variable_that_is_set_but_holds_no_key_does_not_open_the_server(variable: str, value: str) -> None:
+    answer = run("serve", "--port", "0", **{variable: value})
+    assert answer.exit_code == 2
+    assert f"{variable} is set but holds no key" in answer.stderr
+
+
+def test_what_is_wrong_with_a_key_is_said_without_the_key() -> None:
+    answer = run("serve", "--port", "0", "--api-key", "se cret")
+    assert answer.exit_code == 2
+    assert "cret" not in answer.stderr
 
 
 def test_an_unknown_flag_is_refused() -> None:
@@ -125,44 +150,16 @@ def test_a_draft_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
 # A real server
 
 
-class Served:
-    """`parallm-openai serve` in a process of its own, once it says where it listens."""
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", *arguments],
-            env={**os.environ, **environment},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.output = ""
-        self._told = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-        assert self._told.wait(120), self.output
-        found = re.search(r"Serving (\S+) at (http://\S+)/v1", self.output)
-        assert found, self.output
-        self.model, self.url = found.groups()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-            if "curl" in line:
-                self._told.set()
-        self._told.set()
-
-    def end(self, how: signal.Signals) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(60)
-
-
 @pytest.fixture
 def served() -> Iterator[Served]:
     """Set up by the environment alone, but for a port of its own."""
     server = Served(
-        "--port", "0", PARALLM_API_KEY="one two", PARALLM_MAX_BATCH_SIZE="3", PARALLM_SERVED_MODEL_NAME="alias"
+        "--port",
+        "0",
+        PARALLM_API_KEY="one two",
+        PARALLM_ADMIN_KEY="root",
+        PARALLM_MAX_BATCH_SIZE="3",
+        PARALLM_SERVED_MODEL_NAME="alias",
     )
     yield server
     server.process.kill()
@@ -174,7 +171,9 @@ def test_the_bundled_model_is_served_as_flags_and_environment_say(served: Served
         client.headers["Authorization"] = "Bearer two"
         names = {model["id"] for model in client.get("/v1/models").json()["data"]}
         assert {served.model, "alias"} == names
-        assert client.post("/v1/configure").json()["max_batch_size"] == 3
+        assert client.post("/v1/configure").status_code == 403
+        changed = client.post("/v1/configure", headers={"Authorization": "Bearer root"})
+        assert changed.json()["max_batch_size"] == 3
         body = {"model": "alias", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
         answer = client.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200
@@ -184,15 +183,18 @@ def test_the_bundled_model_is_served_as_flags_and_environment_say(served: Served
     assert "Traceback" not in served.output
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_server_in_order(how: signal.Signals) -> None:
-    server = Served("--port", "0", "--graceful-timeout", "5")
-    began = time.monotonic()
-    status = server.end(how)
-    # An interrupt is the user's way to stop; a process that SIGTERM ends says so to who sent it.
-    assert status == (0 if how is signal.SIGINT else -signal.SIGTERM), server.output
-    assert time.monotonic() - began < 10
-    assert "Traceback" not in server.output
+def test_a_listener_that_others_reach_without_a_key_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(host: str, **settings: Any) -> tuple[str, tuple[str, ...]]:
+        with socket.socket() as listener:
+            listener.bind((host, 0))
+            hosts = exposed(listener, ServerSettings(**settings)).allowed_hosts
+        return capsys.readouterr().err, hosts
+
+    assert said("127.0.0.1") == ("", ())
+    assert said("0.0.0.0", api_keys=("key",)) == ("", ("*",))
+    assert said("0.0.0.0", api_keys=("key",), allowed_hosts=("llm.example",)) == ("", ("llm.example",))
+    assert "WARNING" in said("0.0.0.0")[0]
+    assert "WARNING" in said("0.0.0.0", admin_keys=("root",))[0]
 
 
 def test_a_model_of_ones_own_is_served_by_its_folders_name(tmp_path: Path) -> None:

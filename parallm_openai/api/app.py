@@ -8,15 +8,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import Response
-from starlette.middleware.cors import CORSMiddleware
 
 from parallm_openai import __version__
 from parallm_openai.api import chat, completions, errors, models, native, responses, tokens
-from parallm_openai.api.middleware import ApiKeys, BodyLimit, RequestHeaders
+from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.server import Server
+from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.settings import ServerSettings
+from parallm_openai.api.visitors import Cors, Gate, Visitors
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.text.tokenizer import Tokenizer
@@ -44,17 +45,15 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
         app.include_router(module.router)
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)
-    # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=settings.max_body_size)
-    app.add_middleware(ApiKeys, keys=settings.api_keys)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "openai-processing-ms", "retry-after"],
-        )
+    app.state.in_flight = InFlight()
+    visitors = Visitors(settings.cors_origins, settings.allowed_hosts)
+    # The last one added is the outermost. Pages can read only the errors that arise within CORS.
+    app.add_middleware(Failures)
+    app.add_middleware(Body, limit=settings.max_body_size, timeout=settings.body_timeout)
+    app.add_middleware(Keys, keys=settings.api_keys, admin_keys=settings.admin_keys)
+    app.add_middleware(Interruptible, in_flight=app.state.in_flight)
+    app.add_middleware(Gate, visitors=visitors)
+    app.add_middleware(Cors, visitors=visitors)
     app.add_middleware(RequestHeaders)
     return app
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -14,8 +13,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from parallm_openai.text.generation import GenerationError
-
-log = logging.getLogger(__name__)
 
 
 class ErrorDetail(BaseModel):
@@ -36,6 +33,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
 }
 
 LONGEST_MESSAGE = 2000
+LONGEST_KEY = 100
 
 # The SDK retries 5xx answers by itself; a generation that failed once would fail again.
 NO_RETRY = {"x-should-retry": "false"}
@@ -119,6 +117,10 @@ def unavailable(message: str) -> ApiError:
     )
 
 
+def shutting_down() -> ApiError:
+    return unavailable("The server is shutting down.")
+
+
 def timed_out(seconds: float) -> ApiError:
     message = f"The request took longer than this server's limit of {seconds:g} seconds."
     return ApiError(504, message, type="server_error", code="timeout", headers=NO_RETRY)
@@ -131,9 +133,11 @@ def internal(message: str = "The server had an error while processing your reque
 def from_validation(errors: Sequence[Any]) -> ApiError:
     """The first of pydantic's errors, naming the field."""
     error = errors[0]
-    location = [part for part in error["loc"] if part not in ("body", "query")]
-    param = path(location)
+    location = error["loc"][1:] if error["loc"][:1] in (("body",), ("query",)) else error["loc"]
     kind = error["type"]
+    # The last part of these is a key as the client wrote it or should have written it, whatever it looks like.
+    named = location[-1:] if kind in ("extra_forbidden", "missing") else ()
+    param = path(location[: len(location) - len(named)], named)
     if kind == "json_invalid":
         return ApiError(
             400,
@@ -150,19 +154,25 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     return invalid(f"Invalid value for '{param or 'body'}': {reason}.", param, code)
 
 
-def path(location: Sequence[str | int]) -> str | None:
-    """`messages[0].content` for ("messages", 0, "content", …); a union's branch names are left out."""
+def path(location: Sequence[str | int], named: Sequence[str | int] = ()) -> str | None:
+    """`messages[0].content` for ("messages", 0, "content", …); a union's branch names are left out.
+
+    What is `named` behind the location is shown as it is.
+    """
     text = ""
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
         elif part.isidentifier() and not part[0].isupper() and part not in ("str", "int", "list", "float", "bool"):
             text += f".{part}" if text else part
+    for part in named:
+        key = str(part)[:LONGEST_KEY]
+        text += f".{key}" if text else key
     return text or None
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of the app, FastAPI's own included, in OpenAI's shape."""
+    """Answer every exception that the app means to, FastAPI's own included, in OpenAI's shape."""
 
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -186,11 +196,6 @@ def install(app: FastAPI) -> None:
             message = str(error.detail or HTTPStatus(error.status_code).phrase)
         return ApiError(error.status_code, message, headers=error.headers).response()
 
-    async def on_anything(request: Request, error: Exception) -> JSONResponse:
-        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        return internal().response()
-
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_anything)

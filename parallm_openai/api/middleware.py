@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import logging
+import re
 import time
 import uuid
 from collections.abc import Sequence
 
+from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from parallm_openai.api import errors
 from parallm_openai.api.errors import ApiError
 
+log = logging.getLogger(__name__)
+
 OPEN_PATHS = frozenset({"/health"})
+# What changes the server for everybody.
+ADMIN_PATHS = frozenset({"/v1/configure"})
+
+# Bytes a second. A body that keeps to it may take longer than the time-out.
+SLOWEST_BODY = 8192
 
 
 class RequestHeaders:
@@ -27,7 +39,8 @@ class RequestHeaders:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = Headers(scope=scope).get("x-request-id", "")[:200] or f"req_{uuid.uuid4().hex}"
+        own = Headers(scope=scope).get("x-request-id", "")[:200]
+        request_id = own if re.fullmatch(r"[\x21-\x7e]+", own) else f"req_{uuid.uuid4().hex}"
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -39,60 +52,133 @@ class RequestHeaders:
         await self.app(scope, receive, with_headers)
 
 
-class ApiKeys:
-    """Asks for one of the keys as a bearer token, except for `/health` and CORS preflights."""
+class Keys:
+    """Asks for an API key or an admin key, in `Authorization: Bearer` or `x-api-key`.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    `/health` and CORS preflights are open. Where any key is set, what changes the server for everybody needs an
+    admin key.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str]) -> None:
         self.app = app
         self.keys = [key.encode() for key in keys]
+        self.admin_keys = [key.encode() for key in admin_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.keys and not self._free(scope):
-            problem = self._problem(Headers(scope=scope).get("authorization", ""))
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+            problem = self._problem(Headers(scope=scope), admin=scope["path"] in ADMIN_PATHS)
             if problem is not None:
-                error = ApiError(401, problem, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-                await error.response()(scope, receive, send)
+                await problem.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    @staticmethod
-    def _free(scope: Scope) -> bool:
-        return scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS"
+    def _problem(self, headers: Headers, *, admin: bool) -> ApiError | None:
+        if not self.keys and not (admin and self.admin_keys):
+            return None
+        given = given_keys(headers)
+        if _matches(given, self.admin_keys):
+            return None
+        if _matches(given, self.keys):
+            return _admin_needed(bool(self.admin_keys)) if admin else None
+        if not given:
+            message = "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
+        else:
+            message = "Incorrect API key provided."
+        return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
-    def _problem(self, header: str) -> str | None:
-        scheme, _, given = header.partition(" ")
-        if scheme.lower() != "bearer" or not given:
-            return "You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'."
-        # Every key is compared, in constant time: timing tells nothing of any of them.
-        matches = [hmac.compare_digest(given.strip().encode(), key) for key in self.keys]
-        return None if any(matches) else "Incorrect API key provided."
+
+def given_keys(headers: Headers) -> list[bytes]:
+    """The keys that a request carries."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    tokens = [token if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")]
+    return [token.strip().encode() for token in tokens if token.strip()]
 
 
-class BodyLimit:
-    """Refuses a body over `limit` bytes with 413, declared or not."""
+def _matches(given: Sequence[bytes], keys: Sequence[bytes]) -> bool:
+    # Every key is compared, in constant time: timing tells nothing of any of them.
+    found = [hmac.compare_digest(each, key) for each in given for key in keys]
+    return any(found)
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+
+def _admin_needed(settable: bool) -> ApiError:
+    how = "Send an admin key." if settable else "Start the server with --admin-key to have one."
+    return ApiError(403, f"This route needs an admin key. {how}", code="admin_key_required")
+
+
+class Body:
+    """Refuses a body over `limit` bytes with 413, declared or not, and one that comes too slowly with 408."""
+
+    def __init__(self, app: ASGIApp, limit: int, timeout: float) -> None:
         self.app = app
         self.limit = limit
+        self.timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        message = f"The body is larger than this server's limit of {self.limit} bytes."
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self.limit:
-            await ApiError(413, message, code="request_too_large").response()(scope, receive, send)
+        too_large = f"The body is larger than this server's limit of {self.limit} bytes."
+        if self._declared(scope) > self.limit:
+            await ApiError(413, too_large, code="request_too_large").response()(scope, receive, send)
             return
-        received = 0
+        began = asyncio.get_running_loop().time()
+        received, complete = 0, False
 
-        async def counted() -> Message:
-            nonlocal received
-            part = await receive()
+        async def bounded() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            # FastAPI turns any exception out of the body but HTTPException into a 400.
+            try:
+                async with asyncio.timeout_at(began + self.timeout + received / SLOWEST_BODY):
+                    part = await receive()
+            except TimeoutError:
+                message = f"The body did not arrive within {self.timeout:g} seconds."
+                raise HTTPException(408, message, {"Connection": "close"}) from None
             received += len(part.get("body", b""))
+            complete = not part.get("more_body", False)
             if received > self.limit:
-                # FastAPI turns any other exception out of the body into a 400.
-                raise HTTPException(413, message)
+                raise HTTPException(413, too_large)
             return part
 
-        await self.app(scope, counted, send)
+        await self.app(scope, bounded, send)
+
+    @staticmethod
+    def _declared(scope: Scope) -> float:
+        length = Headers(scope=scope).get("content-length", "")
+        if not (length.isascii() and length.isdigit()):
+            return 0
+        # A number too long to be read is too large, whatever it is.
+        return int(length) if len(length) < 20 else float("inf")
+
+
+class Failures:
+    """Answers what no handler has caught with a 500.
+
+    Starlette's own middleware for it is the outermost, so that its answers have no CORS headers and pages cannot
+    read them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except SendTimeoutError:
+            log.info("a client left its stream unread and was cut off")
+        except Exception:
+            if started:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"][:200])
+            await errors.internal().response()(scope, receive, send)

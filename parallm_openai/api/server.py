@@ -14,6 +14,7 @@ from fastapi import Request as HttpRequest
 
 from parallm_openai import __version__
 from parallm_openai.api import errors
+from parallm_openai.api.middleware import given_keys
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.schemas.completions import Prompt
 from parallm_openai.api.settings import ServerSettings
@@ -24,7 +25,7 @@ from parallm_openai.models.loading import LoadedModel
 from parallm_openai.text.generation import Generation, Reader
 from parallm_openai.text.grammar_compiler import Grammars
 from parallm_openai.text.stop import Ending
-from parallm_openai.text.tokenizer import Tokenizer
+from parallm_openai.text.tokenizer import Tokenizer, TokenizerError
 
 T = TypeVar("T")
 Wanted = tuple[tuple[int, ...], SamplingParams]
@@ -61,11 +62,10 @@ class Server:
             raise errors.model_not_found(name)
 
     def owner(self, request: HttpRequest) -> str:
-        """Who sends a request, by its API key. Without keys, all are one."""
-        if not self.settings.api_keys:
-            return ""
-        key = request.headers.get("authorization", "").partition(" ")[2].strip()
-        return hashlib.sha256(key.encode()).hexdigest()
+        """Who sends a request, by its key. Those without one are all the same."""
+        known = {key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)}
+        given = [key for key in given_keys(request.headers) if key in known]
+        return hashlib.sha256(given[0]).hexdigest() if given else ""
 
     async def tokens(self, prompt: Prompt, param: str, *, special: bool = True) -> tuple[int, ...]:
         """A prompt's token ids, checked against the vocabulary and the context. Raises ApiError."""
@@ -114,9 +114,12 @@ class Server:
         if len(text) > self.tokenizer.most_characters(limit):
             raise errors.text_too_long(limit, len(text), param)
         beginning = PROBED_CHARACTERS * limit
-        if len(text) > beginning and len(self.tokenizer.encode(text[:beginning])) > limit + PROBE_MARGIN:
-            raise errors.text_too_long(limit, len(text), param)
-        return self.tokenizer.encode(text, special=special)
+        try:
+            if len(text) > beginning and len(self.tokenizer.encode(text[:beginning])) > limit + PROBE_MARGIN:
+                raise errors.text_too_long(limit, len(text), param)
+            return self.tokenizer.encode(text, special=special)
+        except TokenizerError as error:
+            raise errors.invalid(f"Invalid value for '{param}': {error}.", param) from error
 
     def known_tokens(self, tokens: list[int], param: str) -> list[int]:
         """The same ids. Raises ApiError for one that is not in the vocabulary."""

@@ -79,7 +79,8 @@ def sse(frames: AsyncIterator[dict[str, str]], settings: ServerSettings) -> Even
     return EventSourceResponse(
         frames,
         sep="\n",
-        send_timeout=settings.send_timeout,
+        # Our own connections are cut off before; other servers' are not.
+        send_timeout=2 * settings.send_timeout,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 

@@ -13,6 +13,9 @@ from parallm_openai.engine.constraint import Grammar
 _request_numbers = itertools.count()
 
 
+LEAST_TEMPERATURE = 1e-5
+
+
 class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
@@ -24,7 +27,7 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How one request samples. Defaults are "no change to the model's distribution".
 
-    `temperature` 0 is greedy. `top_k` 0 and `min_p` 0 are off. Penalties follow
+    `temperature` below 1e-5 is greedy. `top_k` 0 and `min_p` 0 are off. Penalties follow
     OpenAI (`presence_penalty`, `frequency_penalty`: tokens generated so far) and
     CTRL (`repetition_penalty`: prompt and generated tokens; arXiv 1909.05858).
     `logprobs` asks for the chosen token's log-probability and that many
@@ -56,7 +59,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0 or self.top_k == 1
+        # A smaller temperature would divide logits beyond what a float32 holds.
+        return self.temperature < LEAST_TEMPERATURE or self.top_k == 1
 
     @property
     def penalised(self) -> bool:
@@ -94,8 +98,8 @@ class Output:
     `tokens` may be empty. A stopping token (EOS or one of `stop_token_ids`) is
     reported in `stop_token`, not in `tokens`; its log-probability is the last of `logprobs`.
     `prompt_logprobs` comes once, with the first output: None for the first prompt token, which nothing
-    precedes. `drafted` and `accepted` count this output's step alone. `error` says why a request ended with an error, and
-    `request_at_fault` whether the cause lies in the request itself: it would fail again.
+    precedes. `drafted` and `accepted` count this output's step alone. `error` says why a request ended
+    with an error, and `request_at_fault` whether the cause lies in the request itself: it would fail again.
     """
 
     request_id: int

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 10.0
 # In timeouts: however steadily requests come, the first of them waits no longer.
 LONGEST_GATHERING = 8
+# At the end, requests wait for the step that they are in for so long.
+STEP_SECONDS = 1.0
 
 Deliver = Callable[[list[Output]], None]
 
@@ -148,11 +150,19 @@ class Engine:
         with self._lock:
             self._accepting = False
 
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def begin_stop(self) -> None:
+        """Have whatever runs cancelled and the thread end, without waiting for the step that it is in."""
+        self.refuse_new()
+        self._inbox.put(_Stop())
+
     def stop(self) -> None:
         """Cancel whatever runs and end the thread; harmless when it has ended."""
         atexit.unregister(self.stop)
-        self.refuse_new()
-        self._inbox.put(_Stop())
+        self.begin_stop()
         self._thread.join()
 
     # The engine's thread
@@ -332,7 +342,21 @@ class AsyncEngine:
         deadline = time.monotonic() + timeout
         while self._engine.unfinished and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        await asyncio.to_thread(self._engine.stop)
+        self._engine.begin_stop()
+        # Not in the loop's pool of threads: whatever else runs there could keep this waiting.
+        await self._until_ended(STEP_SECONDS)
+        # A step may take long, and nobody need wait for it to learn that there is no more to come.
+        for request_id in list(self._streams):
+            self._dispatch([Output(request_id, finish_reason=FinishReason.CANCELLED)])
+        await self._until_ended()
+        self._engine.stop()
+
+    async def _until_ended(self, timeout: float = float("inf")) -> None:
+        deadline = time.monotonic() + timeout
+        # At least once, so that what the thread has handed over is dispatched.
+        await asyncio.sleep(0)
+        while not self._engine.ended and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
 
     def _deliver(self, outputs: list[Output]) -> None:
         # One wake-up of the loop for the whole step.

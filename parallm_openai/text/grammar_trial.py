@@ -24,7 +24,7 @@ class TrialLimits:
 
     cpu_seconds: float = 5.0
     wall_seconds: float = 60.0
-    memory: int = 512 * 2**20
+    memory: int = 128 * 2**20
     stack: int = 32 * 2**20
     parser: Mapping[str, int | bool] | None = None
 

@@ -26,6 +26,10 @@ INFILL_MARKS = (
 )
 
 
+class TokenizerError(ValueError):
+    """The tokenizer cannot read this text."""
+
+
 class Tokenizer:
     """Encodes, renders and names tokens. Thread-safe for reading, as the tokenizers library is."""
 
@@ -40,8 +44,14 @@ class Tokenizer:
             self._bytes = None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`; with `special`, framed as the model expects a text to begin, if it is not yet."""
-        tokens = list(self._hf.encode(text, add_special_tokens=special))
+        """Token ids of `text`; with `special`, framed as the model expects a text to begin, if it is not yet.
+
+        Raises TokenizerError.
+        """
+        try:
+            tokens = list(self._hf.encode(text, add_special_tokens=special))
+        except BaseException as error:  # A panic of native code, at a text that its expressions give up on.
+            raise TokenizerError(f"it cannot be tokenised: {str(error)[:200]}") from error
         doubled = special and len(tokens) > 1 and tokens[0] == tokens[1] == self.bos_token
         return tokens[1:] if doubled else tokens
 

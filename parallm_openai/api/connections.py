@@ -1,0 +1,121 @@
+"""Connections that wait for their client: half-sent requests, unread answers. uvicorn itself bounds neither."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from parallm_openai.api.errors import ApiError
+from parallm_openai.api.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection on h11, which bounds the size of headers, with a note of since when it waits.
+
+    `end_if_late` is to be called every now and then.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        self._begun = True
+        self._unread_since: float | None = None
+
+    def data_received(self, data: bytes) -> None:
+        # A first byte ends uvicorn's own time-out of idle connections.
+        if self.idle and not self._begun:
+            self._begun, self.since = True, self.loop.time()
+        super().data_received(data)
+        if not self.idle:
+            self._begun = False
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        unread = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
+        if self.idle and unread and not self.transport.is_closing():
+            # The rest of this body is still to come, or the next request has begun before this one's answer.
+            self._begun, self.since = True, self.loop.time()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread_since = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no request, or none whose headers are complete."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def half_open(self) -> bool:
+        """Whether it waits for its client, with nothing under way that could be lost."""
+        return self.idle or (self.cycle.more_body and not self.cycle.response_started)
+
+    @property
+    def answering(self) -> bool:
+        return not self.idle and self.cycle.response_started
+
+    def end_if_late(self, settings: ServerSettings) -> None:
+        """Close it where its client has taken longer than it may to send a request's headers or read an answer."""
+        now = self.loop.time()
+        if self.transport.is_closing() and self._unread_since is None:
+            self._unread_since = now
+        if self._unread_since is not None:
+            if now - self._unread_since > settings.send_timeout:
+                log.info("a client left its answer unread for %g seconds and was cut off", settings.send_timeout)
+                self.transport.abort()
+        elif self.idle and self._begun and now - self.since > settings.header_timeout:
+            message = f"The request's headers did not arrive within {settings.header_timeout:g} seconds."
+            self._refuse(ApiError(408, message, code="request_timeout"))
+
+    def drop(self) -> None:
+        """Cut it off at once, and count it no longer."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(ApiError(400, msg, code="invalid_http"))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what is not yet, or never was, a request, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if self.cycle is not None:
+                # The handler that reads this request's body has nobody to answer any more.
+                self.cycle.disconnected = True
+            self.transport.write(_bytes_of(error, self.conn))
+        self.transport.close()
+
+
+def _bytes_of(error: ApiError, connection: h11.Connection) -> bytes:
+    body = json.dumps(error.body).encode()
+    headers = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("connection", "close"),
+    ]
+    events = (h11.Response(status_code=error.status, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+    return b"".join(connection.send(event) or b"" for event in events)
+
+
+class NoWebSockets(asyncio.Protocol):
+    """What uvicorn hands a WebSocket's handshake to: there are none here."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        connection = h11.Connection(h11.SERVER)
+        error = ApiError(400, "This server has no WebSockets; it streams by server-sent events.", code="no_websockets")
+        transport.write(_bytes_of(error, connection))
+        transport.close()

@@ -1,0 +1,205 @@
+"""The HTTP server itself: uvicorn with deadlines for its clients, and an end that leaves no request unanswered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from socket import socket
+from types import FrameType
+from typing import Any, NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from parallm_openai.api import errors
+from parallm_openai.api.connections import Connection, NoWebSockets
+from parallm_openai.api.server import Server
+
+log = logging.getLogger(__name__)
+
+# Longer than clients keep idle connections (httpx: 5 seconds), so that seldom one is closed as it is used again.
+KEEP_ALIVE = 30
+# Once the rows have ended: what their answers may take to be written.
+ANSWERING = 2.0
+# Files besides connections: the model's own, pipes, logs.
+OTHER_FILES = 256
+MOST_CONNECTIONS = 16_384
+# The exit status after a second signal, as shells have it for an interrupt.
+FORCED = 130
+
+
+class InFlight:
+    """The requests under way, so that a server on its way down can wait for them and end those that outlast it."""
+
+    def __init__(self) -> None:
+        self.refusing = False
+        self._cut = False
+        self._unstarted: set[asyncio.Task[Any]] = set()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def cut(self) -> None:
+        """End those that have not begun to answer."""
+        self._cut = True
+        for task in self._unstarted:
+            task.cancel()
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Have `app` answer; False where the cut came before it began to."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def noting(message: Message) -> None:
+            self._unstarted.discard(task)
+            await send(message)
+
+        self._unstarted.add(task)
+        self._count += 1
+        try:
+            await app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if not self._cut or task not in self._unstarted:
+                raise
+            task.uncancel()
+            return False
+        finally:
+            self._unstarted.discard(task)
+            self._count -= 1
+        return True
+
+
+class Interruptible:
+    """Keeps count of the requests under way, and answers with a 503 those that the server's end cuts off."""
+
+    def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:
+        self.app = app
+        self.in_flight = in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif self.in_flight.refusing or not await self.in_flight.run(self.app, scope, receive, send):
+            await errors.shutting_down().response()(scope, receive, send)
+
+
+class HttpServer(uvicorn.Server):
+    """Ends late connections while it runs.
+
+    At its own end it lets requests finish for `graceful_timeout`, then answers those that have no answer yet with a
+    503 and ends streams; a second signal skips the waiting.
+    """
+
+    def __init__(self, app: FastAPI, **options: Any) -> None:
+        server: Server = app.state.server
+        self.engine = server.engine
+        self.settings = server.settings
+        self.in_flight: InFlight = app.state.in_flight
+        self.most_connections = _most_connections()
+        # The last resort, after all that `shutdown` does.
+        patience = math.ceil(self.settings.graceful_timeout) + 30
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws=NoWebSockets,
+                log_config=None,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=patience,
+                **options,
+            )
+        )
+
+    async def serve(self, sockets: list[socket] | None = None) -> None:
+        asyncio.get_running_loop().set_default_executor(_Workers())
+        await super().serve(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        connections: list[Any] = list(self.server_state.connections)
+        if counter % 10 == 0:
+            for connection in connections:
+                connection.end_if_late(self.settings)
+        excess = len(connections) - self.most_connections
+        if excess > 0:
+            self._drop_half_open(connections, excess)
+        return await super().on_tick(counter)
+
+    def _drop_half_open(self, connections: list[Connection], excess: int) -> None:
+        """Of those that keep others out, the ones that have waited longest for their clients."""
+        waiting = sorted((each for each in connections if each.half_open), key=lambda each: each.since)
+        for connection in waiting[: excess + self.most_connections // 10]:
+            connection.drop()
+        log.warning("more than %d connections: dropped half-open ones", self.most_connections)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            # uvicorn itself would go on waiting after a second SIGTERM.
+            self.force_exit = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self.in_flight.refusing = True
+        ending = asyncio.create_task(self._end_requests())
+        await super().shutdown(sockets)
+        await ending
+        if self.force_exit:
+            await self._end_forced()
+
+    async def _end_requests(self) -> None:
+        await self._until(lambda: not self.in_flight or self.force_exit, self.settings.graceful_timeout)
+        # Plain answers: half of one would pass for a whole. Streams end with what they have.
+        self.in_flight.cut()
+        stopping = asyncio.create_task(self.engine.shutdown(0))
+        await self._until(lambda: not self.in_flight, ANSWERING)
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            # Its client does not read: there is no telling it that this is the end.
+            if connection.answering:
+                connection.drop()
+        await self._until(lambda: stopping.done() or self.force_exit, math.inf)
+
+    async def _end_forced(self) -> None:
+        # uvicorn skips it, and the loop's end would then report it as failed.
+        lifespan = asyncio.create_task(self.lifespan.shutdown())
+        await asyncio.wait({lifespan}, timeout=ANSWERING)
+        if not lifespan.done():
+            log.warning("the engine is still in a step; ending all the same")
+            leave(FORCED)
+
+    @staticmethod
+    async def _until(reached: Callable[[], bool], timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not reached() and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process now, without waiting for threads that compile a grammar or are in the middle of a step."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+class _Workers(ThreadPoolExecutor):
+    """The loop's pool of threads, which asyncio would wait for at the end, however long they take."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def _most_connections() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(16, min(MOST_CONNECTIONS, files - OTHER_FILES, files * 3 // 4))

@@ -1,0 +1,171 @@
+"""Which web pages may call this server, and under which names: what a browser's own headers tell."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from parallm_openai.api.errors import ApiError
+
+ANY = "*"
+# In a list of origins: every page that this machine itself serves.
+LOOPBACK = "loopback"
+
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\*|(\*\.)?[^\s/?#@*,]+)")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def host_of(authority: str) -> str | None:
+    """The lower-case host of `host:port`, without brackets; None where it is none."""
+    found = _AUTHORITY.fullmatch(authority)
+    return found[1].lower().strip("[]").removesuffix(".") if found else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, by name or by address."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    return _is_address(host) and ipaddress.ip_address(host).is_loopback
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def check_host(pattern: str) -> str:
+    """A host name as `--allowed-hosts` takes it, in lower case. Raises ValueError."""
+    if pattern != ANY and not _HOST.fullmatch(pattern):
+        raise ValueError(f"{pattern!r} is no host name such as llm.example.com or *.example.com (any port is allowed)")
+    return pattern.lower().strip("[]").removesuffix(".")
+
+
+def check_origin(pattern: str) -> str:
+    """An origin as `--cors-origins` takes it, as browsers write it. Raises ValueError."""
+    if pattern in (ANY, LOOPBACK, "null"):
+        return pattern
+    if not _ORIGIN.fullmatch(pattern):
+        raise ValueError(
+            f"{pattern!r} is no origin such as http://localhost:3000 (scheme, host and port, without a path), "
+            f"nor {LOOPBACK}, null or {ANY}"
+        )
+    return _as_browsers_write(pattern)
+
+
+def _as_browsers_write(origin: str) -> str:
+    origin = origin.lower()
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], "\0"))
+
+
+class Visitors:
+    """Decides, by the headers alone, whether a request may come in."""
+
+    def __init__(self, origins: Sequence[str], hosts: Sequence[str]) -> None:
+        """Both as checked by `check_origin` and `check_host`; names of this machine itself are always allowed hosts."""
+        self.any_origin = ANY in origins
+        self._loopback = LOOPBACK in origins
+        named = [each for each in origins if each not in (ANY, LOOPBACK)]
+        self._origins = [re.compile(re.escape(each).replace(r"\*", r"[a-z0-9._:\[\]-]+")) for each in named]
+        self._any_host = ANY in hosts
+        self._hosts = [re.compile(re.escape(each).replace(r"\*", r"[a-z0-9._-]+")) for each in hosts if each != ANY]
+
+    def allow_origin(self, origin: str) -> bool:
+        """Whether pages of this origin may call the server."""
+        origin = _as_browsers_write(origin)
+        if self.any_origin or any(each.fullmatch(origin) for each in self._origins):
+            return True
+        scheme, _, authority = origin.partition("://")
+        host = host_of(authority) if scheme in _DEFAULT_PORTS else None
+        return self._loopback and host is not None and is_loopback(host)
+
+    def refusal(self, headers: Headers, *, safe: bool) -> ApiError | None:
+        """Why this request may not come in. `safe` requests change nothing, and CORS hides their answers."""
+        authority = headers.get("host")
+        # Clients of HTTP/1.0 may leave it out; no browser does.
+        if authority is not None and not self._any_host and not self._is_own_name(authority):
+            return _refused(
+                "host_not_allowed",
+                f"This server is not called {authority[:200]!r}. Start it with --allowed-hosts to serve other names.",
+            )
+        if safe or self.any_origin:
+            return None
+        origin = headers.get("origin")
+        if origin is not None:
+            if self.allow_origin(origin) or self._is_own_page(origin, authority or ""):
+                return None
+            return _refused(
+                "origin_not_allowed",
+                f"Pages of {origin[:200]!r} may not call this server. Start it with --cors-origins to allow them.",
+            )
+        # Sent by browsers alone: `none` is the user's own doing, and any other value is another site's page.
+        site = headers.get("sec-fetch-site", "none")
+        if site in ("none", "same-origin"):
+            return None
+        return _refused("origin_not_allowed", "Pages of other sites may not call this server without an Origin.")
+
+    def _is_own_name(self, authority: str) -> bool:
+        host = host_of(authority)
+        return host is not None and (is_loopback(host) or any(each.fullmatch(host) for each in self._hosts))
+
+    def _is_own_page(self, origin: str, authority: str) -> bool:
+        """Whether this server's own page asks. A name that is not known to be its own may have been rebound to it."""
+        if _as_browsers_write(origin).partition("://")[2] != authority.lower():
+            return False
+        return self._is_own_name(authority) or _is_address(host_of(authority) or "")
+
+
+def _refused(code: str, message: str) -> ApiError:
+    return ApiError(403, message, code=code, headers={"Vary": "Origin"})
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS for the origins that may visit; a preflight of any other is refused and told nothing."""
+
+    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
+        super().__init__(
+            app,
+            allow_origins=[ANY] if visitors.any_origin else [],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            # Pages that do not come from this machine ask for it before they call a private address.
+            allow_private_network=True,
+            expose_headers=["x-request-id", "openai-processing-ms", "retry-after"],
+        )
+        self.visitors = visitors
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return self.visitors.allow_origin(origin)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        refusal = self.visitors.refusal(request_headers, safe=False)
+        return refusal.response() if refusal is not None else super().preflight_response(request_headers)
+
+
+class Gate:
+    """Refuses what may not come in with a 403. Without it a page could reconfigure the server: CORS asks only
+    before requests that no form could send, and hides answers without undoing what was done."""
+
+    SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
+        self.app = app
+        self.visitors = visitors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            refusal = self.visitors.refusal(Headers(scope=scope), safe=scope["method"] in self.SAFE)
+            if refusal is not None:
+                await refusal.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
