@@ -67,6 +67,11 @@ def test_a_limit_that_is_met_some_tokens_later_is_found_at_once(grammars: Gramma
         grammars.json_schema({"type": "object", "properties": properties})
 
 
+def test_a_grammar_that_would_hold_up_every_step_is_refused(grammars: Grammars) -> None:
+    with pytest.raises(GrammarError):
+        grammars.regex("ab" * 400_000)
+
+
 def test_a_refusal_is_remembered(grammars: Grammars) -> None:
     def refuse() -> float:
         began = time.perf_counter()

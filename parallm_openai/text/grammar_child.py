@@ -72,7 +72,9 @@ def problem(tokens: LLTokenizer, grammar: str, limits: LLParserLimits) -> str | 
     luck = random.Random(0)
     deadline = time.process_time() + WALK_SECONDS
     for _ in range(WALKS):
-        if error := walk(matcher.deep_copy(), luck, deadline):
+        with Step():
+            own = matcher.deep_copy()
+        if error := walk(own, luck, deadline):
             return error
     return None
 
@@ -80,16 +82,33 @@ def problem(tokens: LLTokenizer, grammar: str, limits: LLParserLimits) -> str | 
 def walk(matcher: LLMatcher, luck: random.Random, deadline: float) -> str | None:
     """Follow random tokens that the grammar allows; the error that this meets, if any."""
     for _ in range(WALK_TOKENS):
-        mask = matcher.compute_bitmask()
+        with Step():
+            mask = matcher.compute_bitmask()
         if matcher.is_error():
             return matcher.get_error()
         token = some_token(mask, luck)
         if token is None or matcher.is_stopped() or time.process_time() > deadline:
             break
-        matcher.consume_token(token)
+        with Step():
+            matcher.consume_token(token)
         if matcher.is_error():
             return matcher.get_error()
     return None
+
+
+class TooSlow(Exception):
+    """Each token would take too long."""
+
+
+class Step:
+    """Raises TooSlow after a step that took longer than one may."""
+
+    def __enter__(self) -> None:
+        self._began = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        if time.thread_time() - self._began > SLOWEST_STEP:
+            raise TooSlow("it takes too long for each token")
 
 
 def some_token(mask: bytes, luck: random.Random) -> int | None:
@@ -113,7 +132,10 @@ def serve(settings: dict[str, Any], requests: TextIO, answers: TextIO) -> None:
         grammar = json.loads(line)["grammar"]
         before = watchdog.resident
         watchdog.begin()
-        error = problem(tokens, grammar, limits)
+        try:
+            error = problem(tokens, grammar, limits)
+        except TooSlow as slow:
+            error = str(slow)
         watchdog.end()
         answers.write(json.dumps({"error": error, "bytes": max(0, watchdog.resident - before)}) + "\n")
         answers.flush()

@@ -1,59 +1,88 @@
-"""The families, and which one a chat template speaks.
-
-Parsing of whole blocks is mlx-lm's where it knows the format.
-"""
+"""The families, and which one a chat template speaks."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import regex
 
-from parallm_openai.text.tools.format import Parser, Tool, ToolCall, ToolFormat, Wording, json_arguments
+from parallm_openai.text.tools.calls import Calls
+from parallm_openai.text.tools.format import ToolFormat, Wording
+from parallm_openai.text.tools.json_calls import Headed, json_calls, objects_or, plain_head
+from parallm_openai.text.tools.markup import Markup
+from parallm_openai.text.tools.pythonic import NamedValues
+from parallm_openai.text.tools.source import LONGEST_WORD, SPACE, Source, Wait
+from parallm_openai.text.tools.values import FUNCTION_GEMMA, GEMMA4
 
-_JSON_HEAD = r'\{\s*"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*'
 _JSON_BEFORE = '{"name": "NAME", "arguments": '
+_KIMI_ID = regex.compile(r"[a-zA-Z0-9_.:\-]*")
+_WORD = regex.compile(r"\w*")
+_GEMMA_KEY = regex.compile(r"[^:{}\[\],]*")
 
 
-def _library(module: str) -> Parser:
-    """mlx-lm's parser of that name, loaded when it is first needed."""
-    return partial(_library_calls, module)
+def _kimi_head(source: Source, calls: Calls) -> Wait[str]:
+    """`functions.NAME:INDEX`."""
+    yield from source.run(SPACE)
+    word = yield from source.run(_KIMI_ID, LONGEST_WORD)
+    yield from source.run(SPACE)
+    yield from source.need("<|tool_call_argument_begin|>")
+    name, colon, index = word.rpartition(":")
+    if not colon or not index.isdigit():
+        name = word
+    bare = name.removeprefix("functions.")
+    return bare if calls.tool(bare) is not None else name
 
 
-def _library_calls(module: str, text: str, tools: Sequence[Tool]) -> list[ToolCall]:
-    parse = importlib.import_module(f"mlx_lm.tool_parsers.{module}").parse_tool_call
-    try:
-        found = parse(text, list(tools))
-    except Exception as error:
-        # Each of mlx-lm's parsers raises what its own code happens to raise.
-        raise ValueError(f"not a {module} tool call: {error}") from error
-    calls = found if isinstance(found, list) else [found]
-    return [ToolCall(str(call["name"]), json_arguments(call.get("arguments", {}))) for call in calls]
+def _mistral_head(source: Source, calls: Calls) -> Wait[str]:
+    """`NAME[CALL_ID]id[ARGS]`."""
+    name = yield from plain_head("")(source, calls)
+    yield from source.run(SPACE)
+    if (yield from source.match("[CALL_ID]")):
+        yield from source.run(_WORD, LONGEST_WORD)
+        yield from source.run(SPACE)
+    yield from source.need("[ARGS]")
+    return name
 
 
-def _dsml_calls(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
-    """DeepSeek V3.2's XML: values marked `string="true"` are text, others JSON."""
-    calls = []
-    for name, body in regex.findall(r'<｜DSML｜invoke name="([^"]+)">(.*?)</｜DSML｜invoke>', text, flags=regex.DOTALL):
-        parts = [
-            f"{json_arguments([key])[1:-1]}: {json_arguments([value])[1:-1] if kind == 'true' else value}"
-            for key, kind, value in regex.findall(
-                r'<｜DSML｜parameter name="([^"]+)" string="(true|false)">(.*?)</｜DSML｜parameter>',
-                body,
-                flags=regex.DOTALL,
-            )
-        ]
-        calls.append(ToolCall(name, "{" + ", ".join(parts) + "}"))
-    if not calls:
-        raise ValueError("no DSML invocation")
-    return calls
+_DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>")
+_DEEPSEEK_END = "<｜tool▁call▁end｜>"
+_DEEPSEEK_SEP = "<｜tool▁sep｜>"
 
 
-def _xml(name: str, start: str, end: str) -> ToolFormat:
-    return ToolFormat(name, start, end, parse=_library(name))
+def _glm(prefix: str) -> Markup:
+    return Markup(
+        f"<{prefix}tool_call>",
+        f"</{prefix}tool_call>",
+        call="",
+        call_end="",
+        key=f"<{prefix}arg_key>",
+        key_end=f"</{prefix}arg_key>",
+        value=f"<{prefix}arg_value>",
+        value_end=f"</{prefix}arg_value>",
+    )
+
+
+def _invocations(block: str, prefix: str) -> Markup:
+    return Markup(
+        f"<{block}>",
+        f"</{block}>",
+        call=f"<{prefix}invoke name=",
+        call_end=f"</{prefix}invoke>",
+        key=f"<{prefix}parameter name=",
+        key_end=">",
+        value="",
+        value_end=f"</{prefix}parameter>",
+        quoted=True,
+    )
+
+
+def _xml(name: str, marks: Markup) -> ToolFormat:
+    return ToolFormat(name, marks.start, marks.end, marks, openings=(marks.call,) if marks.call else ())
+
+
+def _named(name: str, calls: NamedValues) -> ToolFormat:
+    return ToolFormat(name, calls.start, calls.end, calls, inner=(calls.style.raw,))
 
 
 FORMATS: dict[str, ToolFormat] = {
@@ -63,79 +92,103 @@ FORMATS: dict[str, ToolFormat] = {
             "hermes",
             "<tool_call>",
             "</tool_call>",
-            head=regex.compile(_JSON_HEAD),
-            parse=_library("json_tools"),
+            json_calls("<tool_call>", "</tool_call>"),
             wording=Wording("\n" + _JSON_BEFORE, "}\n", separator="\n", one_a_block=True),
         ),
         ToolFormat(
             "llama3_json",
             "",
             "",
-            head=regex.compile(r"(?:<\|python_tag\|>\s*)?;?\s*" + _JSON_HEAD),
-            opens=regex.compile(r"\s*(?:<\|python_tag\|>\s*)?" + _JSON_HEAD),
+            json_calls("<|python_tag|>", ""),
+            openings=("<|python_tag|>",),
             wording=Wording('{"name": "NAME", "parameters": ', "}", single=True),
         ),
         ToolFormat(
             "llama_pythonic",
             "",
             "",
-            parse=_library("pythonic"),
-            opens=regex.compile(r"\s*(?:<\|python_tag\|>\s*)?\[\s*(?P<name>[\w.]+)\("),
+            NamedValues("<|python_tag|>", "", listed=True),
+            openings=("<|python_tag|>",),
         ),
         ToolFormat(
             "mistral",
             "[TOOL_CALLS]",
             "",
-            head=regex.compile(rf"(?:{_JSON_HEAD}|(?P<name>[\w-]+)\s*(?:\[CALL_ID\]\w*)?\s*\[ARGS\]\s*)"),
-            parse=_library("mistral"),
+            objects_or(Headed("", "", "", _mistral_head), "[TOOL_CALLS]"),
+            inner=("[CALL_ID]", "[ARGS]"),
         ),
         ToolFormat(
             "nemotron",
             "<TOOLCALL>",
             "</TOOLCALL>",
-            head=regex.compile(_JSON_HEAD),
+            json_calls("<TOOLCALL>", "</TOOLCALL>"),
             wording=Wording(_JSON_BEFORE, "}", separator=", ", opening="[", closing="]"),
         ),
         ToolFormat(
             "deepseek_v3",
             "<｜tool▁calls▁begin｜>",
             "<｜tool▁calls▁end｜>",
-            head=regex.compile(r"<｜tool▁call▁begin｜>function<｜tool▁sep｜>(?P<name>[^\n]+)\n```json\s*"),
+            Headed(*_DEEPSEEK, plain_head("", before=_DEEPSEEK_SEP), ("```", _DEEPSEEK_END), fenced=True),
+            openings=("<｜tool▁call▁begin｜>",),
+            inner=(_DEEPSEEK_SEP, _DEEPSEEK_END, "```"),
             wording=Wording("<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n", "\n```<｜tool▁call▁end｜>"),
         ),
         ToolFormat(
             "deepseek_v31",
             "<｜tool▁calls▁begin｜>",
             "<｜tool▁calls▁end｜>",
-            head=regex.compile(r"<｜tool▁call▁begin｜>(?P<name>[^\n<]+)<｜tool▁sep｜>\s*"),
+            Headed(*_DEEPSEEK, plain_head(_DEEPSEEK_SEP), (_DEEPSEEK_END,)),
+            openings=("<｜tool▁call▁begin｜>",),
+            inner=(_DEEPSEEK_SEP, _DEEPSEEK_END),
             wording=Wording("<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
         ),
-        ToolFormat("deepseek_v32", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", parse=_dsml_calls),
+        _xml("deepseek_v32", _invocations("｜DSML｜function_calls", "｜DSML｜")),
         ToolFormat(
             "kimi_k2",
             "<|tool_calls_section_begin|>",
             "<|tool_calls_section_end|>",
-            head=regex.compile(
-                r"<\|tool_call_begin\|>\s*(?:functions\.)?(?P<name>[^\n:]+):\d+\s*<\|tool_call_argument_begin\|>\s*"
+            Headed(
+                "<|tool_calls_section_begin|>",
+                "<|tool_calls_section_end|>",
+                "<|tool_call_begin|>",
+                _kimi_head,
+                ("<|tool_call_end|>",),
             ),
-            parse=_library("kimi_k2"),
+            openings=("<|tool_call_begin|>",),
+            inner=("<|tool_call_argument_begin|>", "<|tool_call_end|>"),
         ),
         ToolFormat(
             "command_r",
             "<|START_ACTION|>",
             "<|END_ACTION|>",
-            head=regex.compile(
-                r'\{\s*"tool_call_id"\s*:\s*"[^"]*"\s*,\s*"tool_name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"parameters"\s*:\s*'
+            json_calls("<|START_ACTION|>", "<|END_ACTION|>"),
+        ),
+        _xml(
+            "qwen3_coder",
+            Markup(
+                "<tool_call>",
+                "</tool_call>",
+                call="<function=",
+                call_end="</function>",
+                key="<parameter=",
+                key_end=">",
+                value="",
+                value_end="</parameter>",
+                lines=True,
             ),
         ),
-        _xml("qwen3_coder", "<tool_call>", "</tool_call>"),
-        _xml("glm47", "<tool_call>", "</tool_call>"),
-        _xml("minimax_m2", "<minimax:tool_call>", "</minimax:tool_call>"),
-        _xml("longcat", "<longcat_tool_call>", "</longcat_tool_call>"),
-        _xml("muse_spark", "<atem:function_calls>", "</atem:function_calls>"),
-        _xml("function_gemma", "<start_function_call>", "<end_function_call>"),
-        _xml("gemma4", "<|tool_call>", "<tool_call|>"),
-        _xml("pythonic", "<|tool_call_start|>", "<|tool_call_end|>"),
+        _xml("glm47", _glm("")),
+        _xml("longcat", _glm("longcat_")),
+        _xml("minimax_m2", _invocations("minimax:tool_call", "")),
+        _xml("muse_spark", _invocations("atem:function_calls", "atem:")),
+        _named(
+            "function_gemma",
+            NamedValues(
+                "<start_function_call>", "<end_function_call>", "call:", "{", ":", "}", FUNCTION_GEMMA, _GEMMA_KEY
+            ),
+        ),
+        _named("gemma4", NamedValues("<|tool_call>", "<tool_call|>", "call:", "{", ":", "}", GEMMA4, _GEMMA_KEY)),
+        _named("pythonic", NamedValues("<|tool_call_start|>", "<|tool_call_end|>")),
     )
 }
 

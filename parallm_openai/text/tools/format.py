@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import regex
+if TYPE_CHECKING:
+    from parallm_openai.text.tools.calls import Calls
+    from parallm_openai.text.tools.source import Source, Wait
 
 Tool = Mapping[str, Any]
 """A tool as the API gets it: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
-
-@dataclass(frozen=True)
-class ToolCall:
-    """A call; `arguments` is JSON text."""
-
-    name: str
-    arguments: str
-
-
-Parser = Callable[[str, Sequence[Tool]], list[ToolCall]]
+Reader = Callable[["Source", "Calls"], "Wait[None]"]
+"""Takes a block of calls and tells them. Raises NotACall where what stands there is none."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +36,25 @@ class Wording:
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """Calls stand in blocks between `start` and `end`.
+    """Calls stand in blocks between `start` and `end`, which `read` takes.
 
-    An empty `start` means that a block is the whole answer, if it begins as `opens` says; an
-    empty `end` that it goes on to the end. Where arguments are JSON, `head` matches what stands
-    before each call's, with its `name`, so that they can be streamed. Otherwise, and where no head is found,
-    `parse` reads a whole block. It raises ValueError for what it cannot read.
+    An empty `start` means that a block begins the answer, an empty `end` that it goes on to the end. A block
+    also begins with one of `openings`, since models leave the outer mark out. `inner` are its other marks:
+    where they are tokens, they must come through.
     """
 
     name: str
     start: str
     end: str
-    head: regex.Pattern[str] | None = None
-    parse: Parser | None = None
-    opens: regex.Pattern[str] | None = None
+    read: Reader
+    openings: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
     wording: Wording | None = None
 
     @property
+    def starts(self) -> tuple[str, ...]:
+        return tuple(mark for mark in (self.start, *self.openings) if mark)
+
+    @property
     def markers(self) -> tuple[str, ...]:
-        return tuple(marker for marker in (self.start, self.end) if marker)
-
-
-def json_arguments(arguments: Any) -> str:
-    """Arguments as JSON text, whatever a parser made of them."""
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return tuple(mark for mark in (self.start, self.end, *self.openings, *self.inner) if mark)

@@ -1,0 +1,150 @@
+"""Arguments that are written as bare text: what their tool's schema makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallm_openai.text.tools.format import Tool
+from parallm_openai.text.tools.values import boolean, number, to_json
+
+_IMPLIED = {
+    "object": ("properties", "additionalProperties", "required", "patternProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "string": ("pattern", "format", "minLength", "maxLength"),
+    "number": ("minimum", "maximum", "multipleOf"),
+}
+_ALIASES = {"str": "string", "text": "string", "int": "integer", "float": "number", "bool": "boolean"} | {
+    "dict": "object",
+    "list": "array",
+}
+
+
+@dataclass
+class Allowed:
+    """The kinds of value that a schema allows, and the strings that it names. No kinds and no strings: anything."""
+
+    kinds: set[str] = field(default_factory=set)
+    strings: set[str] = field(default_factory=set)
+
+    @property
+    def anything(self) -> bool:
+        return not self.kinds and not self.strings
+
+    @property
+    def only_text(self) -> bool:
+        """Whether whatever is written is a string."""
+        return not self.anything and self.kinds <= {"string"}
+
+    def read(self, text: str) -> str:
+        """The JSON value that the text stands for. What fits nothing that is allowed is a string, as it was written."""
+        word = text.strip()
+        if text in self.strings:
+            return json.dumps(text, ensure_ascii=False)
+        if word in ("null", "None") and self._may("null"):
+            return "null"
+        value = None if "string" in self.kinds else self._scalar(word)
+        if value is None and word[:1] in ("{", "["):
+            value = self._container(word)
+        return json.dumps(text, ensure_ascii=False) if value is None else value
+
+    def _may(self, *kinds: str) -> bool:
+        return self.anything or not self.kinds.isdisjoint(kinds)
+
+    def _scalar(self, word: str) -> str | None:
+        if self._may("boolean") and (value := boolean(word) or boolean(word.lower())) is not None:
+            return value
+        if self._may("number", "integer") and (value := number(word)) is not None:
+            whole, point, fraction = value.partition(".")
+            if self._may("number") or not point or fraction.strip("0"):
+                # Text like 007 with no schema is rather a name than a number.
+                return value if self.kinds or value == word else None
+            return whole
+        return None
+
+    def _container(self, word: str) -> str | None:
+        kind = "object" if word.startswith("{") else "array"
+        return to_json(word) if self._may(kind) else None
+
+
+def allowed(tool: Tool, key: str) -> Allowed:
+    """What the tool's schema allows as the argument `key`."""
+    schema = tool["function"].get("parameters")
+    found = Allowed()
+    if isinstance(schema, Mapping):
+        for part in _parts(schema, schema):
+            property_ = _property(part, key)
+            if property_ is not None:
+                _collect(property_, schema, found)
+    return found
+
+
+def _property(schema: Mapping[str, Any], key: str) -> Any:
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and key in properties:
+        return properties[key]
+    return schema.get("additionalProperties")
+
+
+def _collect(schema: Any, root: Mapping[str, Any], found: Allowed) -> None:
+    for part in _parts(schema, root):
+        values = part["enum"] if isinstance(part.get("enum"), list) else [part["const"]] if "const" in part else None
+        if values is not None:
+            found.strings.update(value for value in values if isinstance(value, str))
+            found.kinds.update(_kind(value) for value in values if not isinstance(value, str))
+            continue
+        types = part.get("type")
+        names = [types] if isinstance(types, str) else types if isinstance(types, list) else _implied(part)
+        found.kinds.update(_ALIASES.get(name.lower(), name.lower()) for name in names if isinstance(name, str))
+        if part.get("nullable") is True:
+            found.kinds.add("null")
+
+
+def _parts(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The schema itself and those that it is put together from."""
+    parts: list[Mapping[str, Any]] = []
+    waiting, seen = [schema], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, Mapping) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        parts.append(part)
+        if isinstance(part.get("$ref"), str):
+            waiting.append(_referred(part["$ref"], root))
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            members = part.get(keyword)
+            waiting += members if isinstance(members, list) else ()
+    return parts
+
+
+def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+    """What a reference into the same schema points to; nothing if it points elsewhere."""
+    if not reference.startswith("#"):
+        return None
+    found: Any = root
+    for step in reference[1:].split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and step.isdigit() and int(step) < len(found):
+            found = found[int(step)]
+        elif isinstance(found, Mapping):
+            found = found.get(step)
+        else:
+            return None
+    return found
+
+
+def _implied(part: Mapping[str, Any]) -> list[str]:
+    return [kind for kind, keywords in _IMPLIED.items() if any(keyword in part for keyword in keywords)]
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "object" if isinstance(value, Mapping) else "array"
