@@ -218,13 +218,3 @@ def test_the_async_sdk_reads_streams_side_by_side(server: RunningServer) -> None
             return await asyncio.gather(*(ask(client) for _ in range(8)))
 
     assert set(asyncio.run(all_of_them())) == {"The capital of France is Paris."}
-
-
-def test_a_chats_next_turn_says_how_much_of_it_had_been_read(server: RunningServer) -> None:
-    said = [{"role": "user", "content": "Please remember these words: " + "tree, " * 30}]
-    first = post(server, "/v1/chat/completions", CHAT | {"messages": said, "max_tokens": 20})
-    said += [first["choices"][0]["message"], {"role": "user", "content": "Thank you."}]
-    second = post(server, "/v1/chat/completions", CHAT | {"messages": said, "max_tokens": 20})
-    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
-    assert first["usage"]["prompt_tokens"] <= cached < second["usage"]["prompt_tokens"]
-    assert server.engine.stats()["prefix_cache"]["hit_tokens"] >= cached

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from servers import demo_target
 
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
+from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from parallm_openai.text.generation import Reader
+from parallm_openai.text.reasoning import Beginning
 from parallm_openai.text.stop import StopMatcher
 from parallm_openai.text.tokenizer import Tokenizer
 
@@ -63,18 +65,94 @@ def test_a_stop_string_is_cut_and_never_leaks_whatever_the_pieces(
     text: str, stops: list[str], luck: random.Random
 ) -> None:
     wanted, stop = by_the_book(text, stops)
-    one_by_one = StopMatcher(stops)
-    got = "".join(map(one_by_one.feed, text)) + one_by_one.flush()
-    assert (got, one_by_one.matched) == (wanted, stop)
     matcher = StopMatcher(stops)
-    out = ""
+    out, read = "", ""
     for piece in cut(text, luck):
-        out += matcher.feed(piece)
-        assert not any(stop in out for stop in stops)
+        out, read = out + matcher.feed(piece), read + piece
+        if matcher.matched is None:
+            # No more is held back than could still become a match.
+            assert any(each.startswith(read[len(out) :]) for each in [*stops, ""])
+            assert not any(each.startswith(read[at:]) for each in stops for at in range(len(out)))
     out += matcher.flush()
-    assert not any(stop in out for stop in stops)
-    assert text.startswith(out)
-    assert (matcher.matched is None) == (stop is None)
+    assert (out, matcher.matched) == (wanted, stop)
+
+
+def test_a_long_stop_string_takes_no_longer_for_text_that_nearly_is_one() -> None:
+    matcher = StopMatcher(["a" * 30_000 + "b", "ab" * 30_000])
+    pieces = [matcher.feed("a") for _ in range(60_000)]
+    assert pieces == [""] * 30_000 + ["a"] * 30_000
+    assert matcher.feed("b") == ""
+    assert matcher.matched == "a" * 30_000 + "b"
+
+
+def read_all(reader: Reader, tokens: list[int], luck: random.Random) -> tuple[list[Event], int, FinishReason | None]:
+    """The events of tokens that come in runs of random size, how many of them were read, and the reason to stop."""
+    events: list[Event] = []
+    read, reason = 0, None
+    while tokens and reason is None:
+        size = luck.randrange(1, 6)
+        run, tokens = tokens[:size], tokens[size:]
+        scored = tuple(TokenLogprob(token, -1.0) for token in run)
+        delta = reader.read(Output(0, tuple(run), scored, finish_reason=None if tokens else FinishReason.LENGTH))
+        assert [entry.token for entry in delta.logprobs] == list(delta.tokens)
+        events, read, reason = [*events, *delta.events], read + len(delta.tokens), delta.finish_reason
+    assert reader.counts.completion == read
+    return events, read, reason
+
+
+def stretches(events: list[Event]) -> list[str]:
+    """Content as it stands between thoughts and calls."""
+    found = [""]
+    for event in events:
+        if isinstance(event, Content):
+            found[-1] += event.text
+        elif found[-1]:
+            found.append("")
+    return found
+
+
+def others(events: list[Event]) -> tuple[str, str]:
+    """The thoughts, and the calls."""
+    thoughts = "".join(event.text for event in events if isinstance(event, Reasoning))
+    called = [event for event in events if isinstance(event, CallStart | CallArguments)]
+    return thoughts, "".join(event.name if isinstance(event, CallStart) else event.text for event in called)
+
+
+parts = st.sampled_from(["<think>", "</think>", "Paris", " is", " ris", "\n", '"Par', CALL := "<CALL>", "ipa", "<tool"])
+
+
+@settings(max_examples=300)
+@given(
+    text=st.lists(parts, max_size=12).map("".join),
+    stops=st.lists(st.sampled_from(["ris", "is ", "a", "Pa", "\n<", "get", "<tool_call>", "s\ni"]), max_size=2),
+    beginning=st.sampled_from(Beginning),
+    luck=st.randoms(use_true_random=False),
+)
+def test_stop_strings_end_the_content_and_nothing_else(
+    text: str, stops: list[str], beginning: Beginning, luck: random.Random
+) -> None:
+    text = text.replace(CALL, '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>')
+    tokens = TOKENIZER.encode(text, special=False)
+    format = TOKENIZER.chat_format
+
+    def reader(stops: list[str]) -> Reader:
+        return Reader(TOKENIZER, stops, format.marks, format.parser(beginning, [WEATHER]))
+
+    plain, _, _ = read_all(reader([]), tokens, luck)
+    events, read, reason = read_all(reader(stops), tokens, luck)
+    ends = [by_the_book(stretch, stops) for stretch in stretches(plain)]
+    cut_at = next((at for at, (_, stop) in enumerate(ends) if stop is not None), None)
+    assert reason is (None if not tokens else FinishReason.LENGTH if cut_at is None else FinishReason.STOP)
+    if cut_at is None:
+        assert "".join(stretches(events)) == "".join(stretches(plain))
+        assert others(events) == others(plain)
+        assert read == len(tokens)
+        return
+    assert "".join(stretches(events)) == "".join(stretch for stretch, _ in ends[: cut_at + 1])
+    assert all(whole.startswith(part) for whole, part in zip(others(plain), others(events), strict=True))
+    # Not one token more was read than shows the match.
+    again = reader(stops)
+    assert all(again.read(Output(0, (token,))).finish_reason is None for token in tokens[: read - 1])
 
 
 @settings(max_examples=100)
@@ -104,14 +182,11 @@ def test_an_answer_that_may_call_once_ends_at_the_calls_last_token_however_many_
     after: str, luck: random.Random
 ) -> None:
     call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}'
-    tokens = TOKENIZER.encode(call + after, special=True)
-    reader = Reader(TOKENIZER, ["}}}"], TOKENIZER.chat_format.marks, TOKENIZER.chat_format.first_call(False, [WEATHER]))
-    out, read, reason = "", 0, None
-    while tokens and reason is None:
-        size = luck.randrange(1, 6)
-        run, tokens = tokens[:size], tokens[size:]
-        delta = reader.read(Output(0, tuple(run)))
-        out, read, reason = out + delta.text, read + len(delta.tokens), delta.finish_reason
+    format = TOKENIZER.chat_format
+    parser = format.parser(Beginning.FRESH, [WEATHER], once=True)
+    reader = Reader(TOKENIZER, ["Paris"], format.marks, parser)
+    events, read, reason = read_all(reader, TOKENIZER.encode(call + after, special=True), luck)
     assert reason is FinishReason.STOP
-    assert out == call
-    assert read == reader.counts.completion == len(TOKENIZER.encode(call, special=True))
+    assert others(events) == ("", 'get_weather{"city": "Paris"}')
+    assert stretches(events) == [""]
+    assert read == len(TOKENIZER.encode(call, special=True))

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.chat_parser import ChatFormat, ChatParser
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
-from parallm_openai.text.reasoning import ThinkingMarks
+from parallm_openai.text.reasoning import Beginning
 from parallm_openai.text.tools.families import FORMATS, detect
 
 TEMPLATES = Path(__file__).parents[2] / "shared" / "chat_templates"
@@ -131,7 +129,7 @@ def test_a_call_as_the_template_writes_it_is_read_whole_from_any_cut(name: str) 
     start = text.index(format.start or "{")
     rng = random.Random(name)
     for _ in range(20):
-        parser = ChatFormat(tools=format).parser(False, [TOOL])
+        parser = ChatFormat(tools=format).parser(Beginning.FRESH, [TOOL])
         content, _, calls = summary(read(parser, cut(text[start:], rng)))
         assert calls == [("get_weather", ARGUMENTS)]
         assert "get_weather" not in content
@@ -156,7 +154,7 @@ OUTPUTS = {
 def test_calls_are_read_from_any_cut(family: str) -> None:
     rng = random.Random(family)
     for _ in range(40):
-        parser = ChatFormat(tools=FORMATS[family]).parser(False, [TOOL])
+        parser = ChatFormat(tools=FORMATS[family]).parser(Beginning.FRESH, [TOOL])
         content, _, calls = summary(read(parser, cut(OUTPUTS[family], rng)))
         assert calls == [("get_weather", {"city": "Rome", "deep": {"a": "}"}})]
         assert content == ""
@@ -165,14 +163,14 @@ def test_calls_are_read_from_any_cut(family: str) -> None:
 def test_text_around_calls_is_content_and_the_space_between_them_is_not() -> None:
     text = "I will look.\n" + OUTPUTS["hermes"] + "\n" + OUTPUTS["hermes"] + "\n"
     for seed in range(30):
-        parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+        parser = ChatFormat(tools=FORMATS["hermes"]).parser(Beginning.FRESH, [TOOL])
         content, _, calls = summary(read(parser, cut(text, random.Random(seed))))
         assert content == "I will look."
         assert len(calls) == 2
 
 
 def test_arguments_come_in_pieces_while_the_model_writes_them() -> None:
-    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(Beginning.FRESH, [TOOL])
     seen = [parser.feed(character, ()) for character in OUTPUTS["hermes"]]
     pieces = [event for events in seen for event in events if isinstance(event, CallArguments)]
     assert len(pieces) > 20
@@ -193,65 +191,18 @@ def test_arguments_come_in_pieces_while_the_model_writes_them() -> None:
 )
 def test_what_is_no_call_after_all_is_text_and_none_of_it_is_lost(family: str, text: str) -> None:
     for seed in range(20):
-        parser = ChatFormat(tools=FORMATS[family]).parser(False, [TOOL])
+        parser = ChatFormat(tools=FORMATS[family]).parser(Beginning.FRESH, [TOOL])
         content, _, calls = summary(read(parser, cut(text, random.Random(seed))))
         assert (content, calls) == (text, [])
 
 
 def test_a_call_cut_short_keeps_what_there_is_of_its_arguments() -> None:
-    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(Beginning.FRESH, [TOOL])
     events = read(parser, ['<tool_call>\n{"name": "get_weather", "arguments": {"city": "Ro'])
     assert "".join(e.text for e in events if isinstance(e, CallArguments)) == '{"city": "Ro'
 
 
 def test_arguments_that_are_json_in_a_string_are_unpacked() -> None:
-    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, [TOOL])
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(Beginning.FRESH, [TOOL])
     text = '<tool_call>{"name": "get_weather", "arguments": "{\\"city\\": \\"Rome\\"}"}</tool_call>'
     assert summary(read(parser, list(text)))[2] == [("get_weather", {"city": "Rome"})]
-
-
-HARMONY = (
-    "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary "
-    'to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
-)
-
-
-def test_harmony_channels_are_reasoning_content_and_calls() -> None:
-    answer = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hello"
-    for seed in range(30):
-        parser = ChatFormat(harmony=True).parser(False, [TOOL])
-        pieces = cut(HARMONY, random.Random(seed))
-        assert summary(read(parser, pieces)) == ("", "Let me see.", [("get_weather", {"city": "Rome"})])
-        parser = ChatFormat(harmony=True).parser(False, [])
-        assert summary(read(parser, cut(answer, random.Random(seed)))) == ("Hello", "Hm.", [])
-
-
-THINK = ThinkingMarks("<think>", "</think>", (1,), (2,))
-words = st.text("ab <>/think\n", max_size=12)
-
-
-@given(thoughts=words, answer=words, inside=st.booleans(), luck=st.randoms(use_true_random=False))
-def test_thoughts_are_split_from_the_answer_from_any_cut(
-    thoughts: str, answer: str, inside: bool, luck: random.Random
-) -> None:
-    if "</think>" in thoughts or "</think>" in answer:
-        return
-    text = ("" if inside else "<think>") + f"\n{thoughts}\n</think>\n\n{answer}"
-    parser = ChatFormat(thinking=THINK).parser(inside, [])
-    content, reasoning, _ = summary(read(parser, cut(text, luck)))
-    assert (reasoning, content) == (thoughts.strip(), answer.lstrip())
-
-
-@given(answer=words, luck=st.randoms(use_true_random=False))
-def test_an_answer_without_thoughts_is_untouched(answer: str, luck: random.Random) -> None:
-    if answer.lstrip().startswith("<think>"):
-        return
-    parser = ChatFormat(thinking=THINK).parser(False, [])
-    assert summary(read(parser, cut(answer, luck)))[0] == answer
-
-
-def test_the_tokens_of_thoughts_are_counted_with_their_marks() -> None:
-    parser = ChatFormat(thinking=THINK).parser(False, [])
-    parser.feed("", (1, 7, 8))
-    parser.feed("", (9, 2, 30, 31))
-    assert parser.reasoning_tokens == 5

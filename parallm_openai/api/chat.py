@@ -18,13 +18,13 @@ from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.server import Answer, Server, server_of
 from parallm_openai.api.streaming import STREAMED, collected, event_stream
 from parallm_openai.api.timed_threads import TooBusy
-from parallm_openai.api.tools import ToolUse, tool_grammar, tool_use
+from parallm_openai.api.tools import CallGrammars, ToolUse, call_grammars, tool_grammar, tool_use
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
-from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.generation import Generation
+from parallm_openai.text.reasoning import Beginning
 from parallm_openai.text.templates import TemplateError
-from parallm_openai.text.thinking import ThinkingGrammar
+from parallm_openai.text.thinking import AnswerGrammar, Bound
 
 router = body_router()
 
@@ -35,12 +35,9 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
     server = server_of(request)
     server.check_model(body.model)
     body.check()
-    generations, parsers, use = await opened(server, body)
+    generations, use = await opened(server, body, server.owner(request))
     ids = server.tokenizer.call_ids(message.model_dump(exclude_none=True) for message in body.messages)
-    choices = [
-        ChatChoice(parser, server, ids, logprobs=bool(body.logprobs), many=use.many, legacy=use.legacy)
-        for parser in parsers
-    ]
+    choices = [ChatChoice(server, ids, logprobs=bool(body.logprobs), legacy=use.legacy) for _ in generations]
     answer = Answer.new("chat.completion", "chatcmpl", body.model)
     if body.stream:
         counted = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -50,15 +47,16 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
     return JSONResponse(await collected(work, generations))
 
 
-async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], list[ChatParser], ToolUse]:
-    """The sequences of a checked request, under way, and what reads each. Raises ApiError before any starts."""
+async def opened(server: Server, body: ChatRequest, owner: str) -> tuple[list[Generation], ToolUse]:
+    """The sequences of a checked request, under way. Raises ApiError before any starts."""
     server.check_sequences(body.n or 1, "n")
     use = tool_use(server, body)
     prompt = await rendered(server, body, use)
     tokens = await server.tokens(prompt.text, "messages", special=False)
     limit = server.completion_limit(tokens, body.completion_limit, None, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    grammar = await _grammar(server, body, use, prompt)
+    answer = await requested_grammar(server, body)
+    grammar = await _grammar(server, body, use, prompt, answer)
     wanted: list[tuple[tuple[int, ...], SamplingParams]] = [
         (
             tokens,
@@ -69,17 +67,18 @@ async def opened(server: Server, body: ChatRequest) -> tuple[list[Generation], l
         for choice in range(body.n or 1)
     ]
     format = server.tokenizer.chat_format
-    parsers = [format.parser(prompt.thinking, use.callable) for _ in wanted]
-    ending = None if use.many or not use.callable else partial(format.first_call, prompt.thinking, use.callable)
-    return server.open(wanted, body.stops(), format.marks, ending), parsers, use
+    bound = answer is not None and not use.callable
+    parser = partial(format.parser, prompt.beginning, use.callable, bound=bound, once=not use.many)
+    salt = f"{owner} {body.prompt_cache_key or ''}"
+    return server.open(wanted, body.stops(), format.marks, parser, salt=salt), use
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered conversation; `thinking` says that the answer begins inside its thoughts."""
+    """A rendered conversation, and where its answer begins."""
 
     text: str
-    thinking: bool
+    beginning: Beginning
     may_think: bool
 
 
@@ -88,12 +87,12 @@ async def rendered(server: Server, body: ChatRequest, use: ToolUse) -> Prompt:
     options = _template_options(server, body)
     continues = _continues(body)
     text = await _rendered_text(server, body, use, continues, options)
-    marks = server.tokenizer.chat_format.thinking
-    if marks is None:
-        return Prompt(text, thinking=False, may_think=False)
-    inside = marks.open_in(text) or (continues and marks.open_after(body.messages[-1].text))
-    wanted = options.get("enable_thinking", server.tokenizer.thinks_by_default)
-    return Prompt(text, inside, inside or bool(wanted))
+    format = server.tokenizer.chat_format
+    beginning = format.beginning(text, body.messages[-1].text if continues else None)
+    if beginning is Beginning.THOUGHTS:
+        return Prompt(text, beginning, may_think=True)
+    default = format.harmony or (format.thinking is not None and server.tokenizer.thinks_by_default)
+    return Prompt(text, beginning, may_think=bool(options.get("enable_thinking", default)))
 
 
 async def _rendered_text(
@@ -139,21 +138,36 @@ def _continues(body: ChatRequest) -> bool:
     return last.role == "assistant" and not called and not body.add_generation_prompt
 
 
-async def _grammar(server: Server, body: ChatRequest, use: ToolUse, prompt: Prompt) -> Grammar | None:
-    """What binds the answer: its format, the tools it must call, and the budget of its thoughts."""
-    bound: Grammar | None = await requested_grammar(server, body)
+async def _grammar(
+    server: Server, body: ChatRequest, use: ToolUse, prompt: Prompt, answer: Grammar | None
+) -> Grammar | None:
+    """What binds a sequence: the `answer` that is asked for, the tools it must call, the budget of its thoughts."""
+    calls: CallGrammars = {}
+    format = server.tokenizer.chat_format
     if use.callable:
         schema = schema_of(body.response_format)
-        if bound is not None and schema is None:
+        if answer is not None and schema is None:
             raise errors.invalid("A grammar for the answer and tools cannot be used together.", "tools")
         if use.required and schema is not None:
             raise errors.invalid("A required call leaves no answer to be in a format.", "response_format")
-        bound = await tool_grammar(server, use, schema)
-    marks = server.tokenizer.chat_format.thinking
-    if body.thinking_budget is not None and marks is None:
+        if format.harmony:
+            calls = await call_grammars(server, use, enforced=answer is not None)
+        else:
+            answer = await tool_grammar(server, use, schema)
+    if body.thinking_budget is not None and not format.reasons:
         raise errors.unsupported("thinking_budget", "cannot be used: this model does not mark its thoughts")
-    if marks is None or not prompt.may_think or (bound is None and body.thinking_budget is None):
-        return bound
-    eos = tuple(sorted(server.model.eos_token_ids))
-    vocab_size = server.tokenizer.vocab_size
-    return ThinkingGrammar(marks, prompt.thinking, vocab_size, eos, body.thinking_budget, bound)
+    if answer is None and body.thinking_budget is None and not any(calls.values()):
+        return None
+    answers, thinks, token_id = not use.required, prompt.may_think, server.tokenizer.token_id
+    nodes, start = format.script(prompt.beginning, answer, calls, token_id, answers=answers, thinks=thinks)
+    if nodes[start] == Bound(answer):
+        return answer
+    return AnswerGrammar(
+        nodes,
+        start,
+        await server.off_loop(0, lambda: server.tokenizer.lexicon),
+        server.tokenizer.vocab_size,
+        tuple(sorted(server.model.eos_token_ids)),
+        body.thinking_budget,
+        must=answer is not None or use.required,
+    )

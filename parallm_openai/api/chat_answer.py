@@ -11,7 +11,6 @@ from parallm_openai.api.server import Answer, Server, usage
 from parallm_openai.api.streaming import frame, merged
 from parallm_openai.engine.request import FinishReason
 from parallm_openai.text.call_ids import CallIds
-from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from parallm_openai.text.generation import Generation, TextDelta
 
@@ -24,16 +23,12 @@ class _Call:
 
 
 class ChatChoice:
-    """One choice as it grows. `legacy` answers with `function_call`; `many` says whether it may call more than one."""
+    """One choice as it grows. `legacy` answers with `function_call`."""
 
-    def __init__(
-        self, parser: ChatParser, server: Server, ids: CallIds, *, logprobs: bool, many: bool, legacy: bool
-    ) -> None:
-        self._parser = parser
+    def __init__(self, server: Server, ids: CallIds, *, logprobs: bool, legacy: bool) -> None:
         self._server = server
         self._ids = ids
         self._with_logprobs = logprobs
-        self._many = many
         self._legacy = legacy
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -41,38 +36,30 @@ class ChatChoice:
         self._scored: list[dict[str, Any]] = []
         self._finish_reason: FinishReason | None = None
 
-    @property
-    def reasoning_tokens(self) -> int:
-        return self._parser.reasoning_tokens
-
     def read(self, delta: TextDelta) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         """The deltas in OpenAI's shape, and the log-probabilities that come with the first of them."""
-        events = self._parser.feed(delta.text, delta.tokens)
-        if delta.finish_reason is not None:
-            events += self._parser.finish()
-            self._finish_reason = delta.finish_reason
+        self._finish_reason = delta.finish_reason
         scored = chat_content(delta.logprobs, self._server.tokenizer) if self._with_logprobs else []
         self._scored += scored
-        deltas = [shaped for event in events if (shaped := self._shaped(event)) is not None]
+        deltas = [self._shaped(event) for event in delta.events]
         if scored and not deltas:
             deltas = [{"content": ""}]
         return deltas, {"content": scored, "refusal": None} if scored else None
 
-    def _shaped(self, event: Event) -> dict[str, Any] | None:
+    def _shaped(self, event: Event) -> dict[str, Any]:
         match event:
             case Reasoning(text):
                 self._reasoning.append(text)
                 return {"reasoning_content": text, "reasoning": text}
-            case Content(text) if self._many or not self._calls:
+            case Content(text):
                 self._content.append(text)
                 return {"content": text}
-            case CallStart(index, name) if self._many or index == 0:
+            case CallStart(index, name):
                 self._calls.append(_Call(name, self._ids.new(index, name)))
                 return self._call_delta(index, start=True)
-            case CallArguments(index, text) if self._many or index == 0:
+            case CallArguments(index, text):
                 self._calls[index].arguments.append(text)
                 return self._call_delta(index, text)
-        return None
 
     def _call_delta(self, index: int, arguments: str = "", start: bool = False) -> dict[str, Any]:
         call = self._calls[index]
@@ -118,10 +105,6 @@ class ChatChoice:
         }
 
 
-def chat_usage(generations: Sequence[Generation], choices: Sequence[ChatChoice]) -> dict[str, object]:
-    return usage(generations, n=len(generations), reasoning=sum(choice.reasoning_tokens for choice in choices))
-
-
 async def frames(
     answer: Answer, generations: Sequence[Generation], choices: Sequence[ChatChoice], counted: bool
 ) -> AsyncIterator[dict[str, str]]:
@@ -145,11 +128,11 @@ async def frames(
         if delta.finish_reason is not None:
             yield chunk(index, {}, reason=choice.finish_reason)
     if counted:
-        yield frame(answer.body([], usage=chat_usage(generations, choices)))
+        yield frame(answer.body([], usage=usage(generations, n=len(generations))))
 
 
 async def whole(answer: Answer, generations: Sequence[Generation], choices: Sequence[ChatChoice]) -> dict[str, object]:
     async for index, delta in merged(generations):
         choices[index].read(delta)
     bodies = [choice.body(index) for index, choice in enumerate(choices)]
-    return answer.body(bodies, usage=chat_usage(generations, choices))
+    return answer.body(bodies, usage=usage(generations, n=len(generations)))

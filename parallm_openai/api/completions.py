@@ -30,7 +30,7 @@ async def create_completion(body: CompletionRequest, request: HttpRequest) -> Re
     server = server_of(request)
     server.check_model(body.model)
     _check(body)
-    generations = server.open(await _sequences(server, body), body.stops())
+    generations = server.open(await _sequences(server, body), body.stops(), salt=server.owner(request))
     answer = Answer.new("text_completion", "cmpl", body.model)
     choices = [_Choice(index, body, server) for index in range(len(generations))]
     if body.stream:

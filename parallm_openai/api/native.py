@@ -36,7 +36,7 @@ async def generate(body: GenerateRequest, request: HttpRequest) -> Response:
     [sequence] = await _sequences(server, body, [(body.prompt, "prompt")], grammar)
     if isinstance(sequence, errors.ApiError):
         raise sequence
-    generations = server.open([sequence], body.stops())
+    generations = server.open([sequence], body.stops(), salt=server.owner(request))
     if body.stream:
         return event_stream(_frames(generations[0], server, began), generations, server.settings)
     return JSONResponse(await collected(_finished(generations[0], server, began), generations))
@@ -53,7 +53,8 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     grammar = await requested_grammar(server, body)
     named = [(prompt, f"prompts[{index}]") for index, prompt in enumerate(body.prompts)]
     sequences = await _sequences(server, body, named, grammar)
-    generations = server.open([each for each in sequences if not isinstance(each, errors.ApiError)], body.stops())
+    good = [each for each in sequences if not isinstance(each, errors.ApiError)]
+    generations = server.open(good, body.stops(), salt=server.owner(request))
     started = iter(generations)
     places = [each if isinstance(each, errors.ApiError) else next(started) for each in sequences]
     results = await collected(_all_finished(places, server, began), generations)

@@ -15,7 +15,6 @@ from parallm_openai.api.schemas.response_items import sealed
 from parallm_openai.api.schemas.responses import ResponsesRequest, ResponseTool, TextFormat
 from parallm_openai.engine.request import FinishReason
 from parallm_openai.text.call_ids import CallIds
-from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from parallm_openai.text.generation import Generation, TextDelta
 from parallm_openai.text.tokenizer import Tokenizer
@@ -29,16 +28,12 @@ OBFUSCATION = 16
 class ResponseWriter:
     """Turns one sequence's text into items. Events are numbered from 0, as the documentation orders them."""
 
-    def __init__(
-        self, body: ResponsesRequest, parser: ChatParser, tokenizer: Tokenizer, ids: CallIds, many: bool
-    ) -> None:
-        self._parser = parser
+    def __init__(self, body: ResponsesRequest, tokenizer: Tokenizer, ids: CallIds) -> None:
         self._ids = ids
         self._tokenizer = tokenizer
         self._logprobs = body.wants_logprobs
         self._seals = body.wants_sealed_thoughts
         self._obfuscates = body.wants_obfuscation
-        self._many = many
         self._sequence = 0
         self._items: list[dict[str, Any]] = []
         self._open = False
@@ -61,15 +56,12 @@ class ResponseWriter:
         return [self._event(kind, response=self.body) for kind in ("response.created", "response.in_progress")]
 
     def read(self, delta: TextDelta) -> list[ResponseEvent]:
-        events = self._parser.feed(delta.text, delta.tokens)
-        if delta.finish_reason is not None:
-            events += self._parser.finish()
         if self._logprobs:
             self._scored += chat_content(delta.logprobs, self._tokenizer)
         told: list[ResponseEvent] = []
-        for event in events:
+        for event in delta.events:
             told += self._told(event)
-        if events:
+        if delta.events:
             # What is left was of thoughts or calls; text that is still held back brings its own when it comes.
             self._scored = []
         return told
@@ -102,7 +94,7 @@ class ResponseWriter:
 
     def _told(self, event: Event) -> list[ResponseEvent]:
         match event:
-            case Content(text) if self._many or not self._parser.calls:
+            case Content(text):
                 begun = self._ensure("message")
                 part = self._items[-1]["content"][0]
                 part["text"] += text
@@ -114,12 +106,11 @@ class ResponseWriter:
                 begun = self._ensure("reasoning")
                 self._items[-1]["content"][0]["text"] += text
                 return [*begun, self._delta("reasoning_text", text, content_index=0)]
-            case CallStart(index, name) if self._many or index == 0:
+            case CallStart(index, name):
                 return [*self._end("completed"), *self._begin(_function_call(name, self._ids.new(index, name)))]
-            case CallArguments(index, text) if self._many or index == 0:
+            case CallArguments(_, text):
                 self._items[-1]["arguments"] += text
                 return [self._delta("function_call_arguments", text)]
-        return []
 
     def _ensure(self, kind: str) -> list[ResponseEvent]:
         if self._open and self._items[-1]["type"] == kind:
@@ -181,7 +172,7 @@ class ResponseWriter:
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": generation.counts.cached_prompt, "cache_write_tokens": 0},
             "output_tokens": completion,
-            "output_tokens_details": {"reasoning_tokens": self._parser.reasoning_tokens},
+            "output_tokens_details": {"reasoning_tokens": generation.counts.reasoning},
             "total_tokens": prompt + completion,
         }
 

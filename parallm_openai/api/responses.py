@@ -27,8 +27,6 @@ from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.responses import InputTokensRequest, ResponsesRequest, check_include
 from parallm_openai.api.server import Server, server_of
 from parallm_openai.api.streaming import STREAMED, collected, error_of, frame, merged, sse, within
-from parallm_openai.api.tools import ToolUse
-from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.generation import Generation
 
 router = body_router(tags=["OpenAI"])
@@ -48,10 +46,10 @@ async def create_response(body: ResponsesRequest, request: HttpRequest) -> Respo
     talk = conversation(server.responses, owner, body)
     messages = talk.messages(body.reasoning)
     try:
-        generations, parsers, use = await _opened(server, body, messages)
+        generations = await _opened(server, owner, body, messages)
     except errors.ApiError as error:
         raise in_own_names(error) from error
-    writer = ResponseWriter(body, parsers[0], server.tokenizer, server.tokenizer.call_ids(messages), use.many)
+    writer = ResponseWriter(body, server.tokenizer, server.tokenizer.call_ids(messages))
     exchange = _Exchange(server, owner, body, talk, generations[0], writer)
     if body.stream:
         return sse(exchange.frames(), server.settings)
@@ -151,18 +149,16 @@ def _stored(server: Server, request: HttpRequest, response_id: str) -> StoredRes
     return found
 
 
-async def _opened(
-    server: Server, body: ResponsesRequest, messages: list[ChatMessage]
-) -> tuple[list[Generation], list[ChatParser], ToolUse]:
+async def _opened(server: Server, owner: str, body: ResponsesRequest, messages: list[ChatMessage]) -> list[Generation]:
     chat = chat_request(body, messages, body.model)
     chat.check()
     try:
-        return await opened(server, chat)
+        return (await opened(server, chat, owner))[0]
     except errors.ApiError as error:
         if body.truncation != "auto" or error.body["error"]["code"] != "context_length_exceeded":
             raise
     fits = await fitting(server, body, messages, body.model)
-    return await opened(server, chat_request(body, fits, body.model))
+    return (await opened(server, chat_request(body, fits, body.model), owner))[0]
 
 
 @dataclass

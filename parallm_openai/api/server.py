@@ -22,9 +22,9 @@ from parallm_openai.api.timed_threads import TimedThreads
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
 from parallm_openai.models.loading import LoadedModel
+from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.generation import Generation, Reader
 from parallm_openai.text.grammar_compiler import Grammars
-from parallm_openai.text.stop import Ending
 from parallm_openai.text.tokenizer import Tokenizer, TokenizerError
 
 T = TypeVar("T")
@@ -160,16 +160,18 @@ class Server:
         wanted: Sequence[Wanted],
         stops: Sequence[str],
         shown: Sequence[str] = (),
-        ending: Callable[[], Ending] | None = None,
+        parser: Callable[[], ChatParser] | None = None,
+        *,
+        salt: str,
     ) -> list[Generation]:
         """Start a sequence for each prompt and parameters, all or none. Raises ApiError.
 
-        `shown` are special tokens that the text is to hold all the same; `ending` makes what ends each
-        sequence besides stop strings.
+        `shown` are special tokens that the text is to hold all the same; `parser` makes what reads each
+        sequence, if it is more than text. `salt` tells apart those who must not know what others have cached.
         """
-        readers = [Reader(self.tokenizer, stops, shown, ending() if ending is not None else None) for _ in wanted]
+        readers = [Reader(self.tokenizer, stops, shown, parser() if parser is not None else None) for _ in wanted]
         try:
-            streams = self.engine.open([Request(prompt, params) for prompt, params in wanted])
+            streams = self.engine.open([Request(prompt, params, salt) for prompt, params in wanted])
         except QueueFullError as error:
             raise errors.overloaded(f"The server is busy: {error}. Please try again.") from error
         except EngineStoppedError as error:
@@ -210,11 +212,12 @@ class Answer:
         return replace(self, kind=f"{self.kind}.chunk")
 
 
-def usage(generations: Sequence[Generation], *, n: int = 1, reasoning: int = 0) -> dict[str, object]:
+def usage(generations: Sequence[Generation], *, n: int = 1) -> dict[str, object]:
     """OpenAI's usage of one answer; each prompt counts once, however many choices it has."""
     prompt = sum(len(generation.prompt_tokens) for generation in generations[::n])
     cached = sum(generation.counts.cached_prompt for generation in generations[::n])
     completion = sum(generation.counts.completion for generation in generations)
+    reasoning = sum(generation.counts.reasoning for generation in generations)
     drafted = sum(generation.counts.drafted for generation in generations)
     accepted = sum(generation.counts.accepted for generation in generations)
     return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from parallm_openai.api import errors
@@ -10,8 +12,9 @@ from parallm_openai.api.grammar import compile_off_thread
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionName, NamedTool
 from parallm_openai.api.server import Server
+from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text.grammar import TokenGrammar
-from parallm_openai.text.tools.grammar import Schema, ToolsNotEnforceable, checked_calls, forced_calls
+from parallm_openai.text.tools.grammar import Schema, ToolsNotEnforceable, arguments, checked_calls, forced_calls
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,21 @@ def _lark(server: Server, use: ToolUse, answer: Schema | None) -> str:
     if use.required or answer is not None:
         return forced_calls(format, use.callable, use.many, token_id, None if use.required else answer)
     return checked_calls(format, use.callable, use.many, token_id)
+
+
+CallGrammars = Mapping[str, Grammar | None]
+
+
+async def call_grammars(server: Server, use: ToolUse, *, enforced: bool) -> CallGrammars:
+    """Each callable tool with what binds its arguments, if calls are required, narrowed, strict or `enforced`.
+
+    For formats whose calls stand in messages of their own. Raises ApiError.
+    """
+    names = [tool["function"]["name"] for tool in use.callable]
+    if not (enforced or use.required or use.strict or len(use.callable) < len(use.shown)):
+        return dict.fromkeys(names)
+    field = "tool_choice" if use.required else "tools"
+    return {
+        name: await compile_off_thread(server, field, partial(server.grammars.lark, arguments(tool)))
+        for name, tool in zip(names, use.callable, strict=True)
+    }

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import regex
+
+from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text import harmony
-from parallm_openai.text.events import Content, Event
+from parallm_openai.text.events import CallArguments, CallStart, Content, Event
 from parallm_openai.text.harmony import HarmonyParser
-from parallm_openai.text.reasoning import ReasoningSplitter, ThinkingMarks, ThoughtCounter
-from parallm_openai.text.stop import Ending
+from parallm_openai.text.reasoning import Beginning, Marks, ReasoningSplitter
+from parallm_openai.text.thinking import Bound, Fork, Free, Node
 from parallm_openai.text.tools.format import Tool, ToolFormat
 from parallm_openai.text.tools.stream import ToolSplitter
+
+TokenId = Callable[[str], int | None]
+_TAG = regex.compile(r"<[^<>]+>")
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What a model's chat template says of its answers: how it thinks and how it calls tools."""
+    """What a model's chat template says of its answers: how it thinks, frames its answers and calls tools."""
 
-    thinking: ThinkingMarks | None = None
+    thinking: Marks | None = None
     tools: ToolFormat | None = None
     harmony: bool = False
+    frame: Marks | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Text that must reach the parser even where the tokenizer holds it for invisible."""
-        thinking = (self.thinking.start, self.thinking.end) if self.thinking is not None else ()
+        """Text that must reach the parser even where the tokenizer holds it for invisible.
+
+        Some marks are several tokens, each of which may be invisible by itself.
+        """
+        pairs = [pair for pair in (self.thinking, self.frame) if pair is not None]
         tools = self.tools.markers if self.tools is not None else ()
-        return (*(harmony.MARKS if self.harmony else ()), *thinking, *tools)
+        own = [mark for pair in pairs for mark in (pair.start, pair.end)]
+        parts = [part for mark in own for part in _TAG.findall(mark)]
+        return (*(harmony.MARKS if self.harmony else ()), *own, *parts, *tools)
 
     @property
     def calls_tools(self) -> bool:
@@ -37,58 +49,133 @@ class ChatFormat:
     def reasons(self) -> bool:
         return self.harmony or self.thinking is not None
 
-    def parser(self, thinking: bool, tools: Sequence[Tool]) -> ChatParser:
-        """A parser for one answer, which begins inside its thoughts if `thinking`; `tools` may be called."""
-        return ChatParser(self, thinking, tools)
+    def beginning(self, prompt: str, prefill: str | None = None) -> Beginning:
+        """Where an answer to a rendered prompt begins; `prefill` is a last message that it goes on with."""
+        opened = prompt
+        if prefill is not None:
+            # Templates strip, and some leave out thoughts that stand in a message.
+            at = prompt.rfind(prefill.strip())
+            opened = prompt[:at] if at >= 0 else prompt
+        if self.harmony:
+            return harmony.beginning(opened)
+        opened = opened.rstrip()
+        if self.frame is not None and opened.endswith(self.frame.start):
+            return Beginning.ANSWER
+        if self.thinking is not None:
+            start, end = self.thinking.start, self.thinking.end
+            begun = prefill or ""
+            if (opened.endswith(start) and end not in begun) or begun.rfind(start) > begun.rfind(end):
+                return Beginning.THOUGHTS
+        return Beginning.FRESH if prefill is None else Beginning.ANSWER
 
-    def first_call(self, thinking: bool, tools: Sequence[Tool]) -> Ending:
-        """The ending of an answer that may call one tool once: that call's last token."""
-        parser = self.parser(thinking, tools)
+    def parser(
+        self, beginning: Beginning, tools: Sequence[Tool], *, bound: bool = False, once: bool = False
+    ) -> ChatParser:
+        """A parser for one answer. `tools` may be called, `once` at most; a `bound` answer has a grammar."""
+        return ChatParser(self, beginning, tools, bound=bound, once=once)
 
-        def completes(text: str, token: int) -> bool:
-            parser.feed(text, (token,))
-            return parser.between_calls
+    def script(
+        self,
+        beginning: Beginning,
+        answer: Grammar | None,
+        calls: Mapping[str, Grammar | None],
+        token_id: TokenId,
+        *,
+        answers: bool = True,
+        thinks: bool = True,
+    ) -> tuple[dict[str, Node], str]:
+        """What may come before what `answer` allows, and the node of it at which this answer begins.
 
-        return completes
+        That is thoughts, if it `thinks`, and the family's own marks. Harmony's `calls` have each their own
+        grammar; elsewhere calls are part of what `answer` allows, and nothing else is unless it `answers`.
+        """
+        if self.harmony:
+            nodes = harmony.script(answer, calls, token_id, answers=answers, thinks=thinks)
+        else:
+            nodes = self._script(answer if answers else None, answer, token_id, thinks)
+        final = "framed" if "framed" in nodes else "final"
+        starts = {Beginning.FRESH: "header", Beginning.THOUGHTS: "thoughts", Beginning.ANSWER: final}
+        return nodes, starts[beginning]
+
+    def _script(self, framed: Grammar | None, bare: Grammar | None, token_id: TokenId, thinks: bool) -> dict[str, Node]:
+        """Thoughts, then the answer inside the family's marks or without them."""
+        nodes: dict[str, Node] = {"final": Bound(bare), "after": Bound(bare), "header": Bound(bare)}
+        ways: list[tuple[str, str]] = []
+        if self.frame is not None and framed is not None:
+            end = token_id(self.frame.end)
+            nodes["framed"] = Bound(framed, () if end is None else (end,))
+            ways = [(self.frame.start, "framed")]
+            nodes["after"] = Fork(tuple(ways), "final")
+        if self.thinking is not None:
+            shared = self.frame is not None and self.frame.start == self.thinking.end
+            nodes["thoughts"] = Free(self.thinking.end, "framed" if shared and "framed" in nodes else "after")
+            ways += [(self.thinking.start, "thoughts")] if thinks else []
+        if ways:
+            nodes["header"] = Fork(tuple(ways), "final")
+        return nodes
 
 
 class ChatParser:
-    """Reads one answer: first the thinking, then content and tool calls."""
+    """Reads one answer: first the thinking, then content and tool calls.
 
-    def __init__(self, format: ChatFormat, thinking: bool, tools: Sequence[Tool]) -> None:
-        marks = format.thinking
-        self._reasoning = ReasoningSplitter(marks, thinking) if marks is not None else None
-        self._counter = ThoughtCounter(marks, thinking) if marks is not None else None
+    Where only one call may be made, what follows it is not told.
+    """
+
+    def __init__(
+        self, format: ChatFormat, beginning: Beginning, tools: Sequence[Tool], *, bound: bool, once: bool
+    ) -> None:
+        self._once = once
+        self._called = False
         self._calls: ToolSplitter | HarmonyParser | None = None
+        self._reasoning: ReasoningSplitter | None = None
         if format.harmony:
-            self._calls = HarmonyParser()
+            self._calls = HarmonyParser([tool["function"]["name"] for tool in tools], beginning)
         elif tools and format.tools is not None:
             self._calls = ToolSplitter(format.tools, tools)
+        if not format.harmony and (format.thinking is not None or format.frame is not None):
+            starts = (format.tools.start,) if format.tools is not None and format.tools.start else ()
+            self._reasoning = ReasoningSplitter(format.thinking, format.frame, beginning, starts, bound)
+        self._undecided = 0
+        self.reasoning_tokens = 0
 
     @property
-    def reasoning_tokens(self) -> int:
-        return self._counter.count if self._counter is not None else 0
+    def complete(self) -> bool:
+        """Whether nothing more may come: the only call is made."""
+        return self._once and self._calls is not None and self._calls.between_calls
 
-    @property
-    def calls(self) -> int:
-        """How many tool calls have begun."""
-        return self._calls.calls if self._calls is not None else 0
-
-    @property
-    def between_calls(self) -> bool:
-        return self._calls is not None and self._calls.between_calls
-
-    def feed(self, text: str, tokens: tuple[int, ...]) -> list[Event]:
-        if self._counter is not None:
-            self._counter.add(tokens)
-        if self._reasoning is None:
-            return self._answer(text)
-        return self._split(self._reasoning.feed(text))
+    def feed(self, text: str, tokens: Iterable[int] = ()) -> list[Event]:
+        """What the text brings; thoughts are counted in the tokens that brought it, their marks included."""
+        before = self._thinks()
+        events = self._read(text)
+        self._count(len(tuple(tokens)), before or self._thinks())
+        return events
 
     def finish(self) -> list[Event]:
         """What was held back, now that nothing more comes."""
         events = self._split(self._reasoning.finish()) if self._reasoning is not None else []
-        return events + (self._calls.finish() if self._calls is not None else [])
+        return self._told(events + (self._calls.finish() if self._calls is not None else []))
+
+    def _read(self, text: str) -> list[Event]:
+        if self._reasoning is None:
+            return self._told(self._answer(text))
+        return self._told(self._split(self._reasoning.feed(text)))
+
+    def _thinks(self) -> bool:
+        return self._marked is not None and self._marked.thinking
+
+    @property
+    def _marked(self) -> ReasoningSplitter | HarmonyParser | None:
+        return self._calls if isinstance(self._calls, HarmonyParser) else self._reasoning
+
+    def _count(self, tokens: int, thinks: bool) -> None:
+        """Tokens of a mark or header that is not yet whole count once it turns out to be that of thoughts."""
+        if thinks:
+            self.reasoning_tokens += tokens + self._undecided
+            self._undecided = 0
+        elif self._marked is not None and self._marked.undecided:
+            self._undecided += tokens
+        else:
+            self._undecided = 0
 
     def _split(self, events: Sequence[Event]) -> list[Event]:
         split: list[Event] = []
@@ -100,3 +187,17 @@ class ChatParser:
         if self._calls is not None:
             return self._calls.feed(text)
         return [Content(text)] if text else []
+
+    def _told(self, events: list[Event]) -> list[Event]:
+        return [event for event in events if not self._once or self._is_told(event)]
+
+    def _is_told(self, event: Event) -> bool:
+        match event:
+            case CallStart(index):
+                self._called = True
+                return index == 0
+            case CallArguments(index):
+                return index == 0
+            case Content():
+                return not self._called
+        return True

@@ -1,4 +1,4 @@
-"""One sequence's text as it is generated: tokens in, pieces of text out, ended by a stop string or the engine."""
+"""One sequence as it is generated: tokens in, pieces of an answer out, ended by a stop string or the engine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
 from parallm_openai.engine.worker import RequestStream
-from parallm_openai.text.stop import Ending, StopMatcher
+from parallm_openai.text.chat_parser import ChatParser
+from parallm_openai.text.events import Content, Event
+from parallm_openai.text.stop import StopStrings
 from parallm_openai.text.tokenizer import Tokenizer
+
+# Cached prompt tokens are told in steps of so many, as OpenAI does.
+CACHED_STEP = 128
 
 
 class GenerationError(Exception):
@@ -24,12 +29,19 @@ class TextDelta:
     """A piece of a sequence. The last one, and only that, has a finish reason.
 
     `logprobs` are those of the tokens read since the delta before; their text may still be held back.
+    `stop_logprob` is that of the token that ended the sequence, which is none of its `tokens`.
     """
 
-    text: str
+    events: tuple[Event, ...] = ()
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    stop_logprob: TokenLogprob | None = None
+
+    @property
+    def text(self) -> str:
+        """The content: without a parser, all of the text."""
+        return "".join(event.text for event in self.events if isinstance(event, Content))
 
 
 @dataclass(slots=True)
@@ -37,57 +49,76 @@ class Counts:
     """What a sequence has cost so far, in tokens."""
 
     completion: int = 0
+    reasoning: int = 0
     drafted: int = 0
     accepted: int = 0
     cached_prompt: int = 0
 
 
 class Reader:
-    """Turns engine outputs into text deltas; knows nothing of where they come from.
+    """Turns engine outputs into deltas; knows nothing of where they come from.
 
-    Special tokens are no text, but for those `shown`. Tokens count up to and including the one
-    that completed a stop string, or the sequence by its `ending`.
+    Special tokens are no text, but for those `shown`. Without a `parser` all text is content. Tokens count
+    up to and including the one that completed a stop string in the content, or the only call that may be made.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str] = (), shown: Sequence[str] = (), ending: Ending | None = None
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        shown: Sequence[str] = (),
+        parser: ChatParser | None = None,
     ) -> None:
         self.counts = Counts()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self._detokenizer = tokenizer.detokenizer(shown)
-        self._matcher = StopMatcher(stops)
-        self._ending = ending
+        self._parser = parser
+        self._stops = StopStrings(stops)
 
     def read(self, output: Output) -> TextDelta:
-        """The text of one engine output. Raises GenerationError where the engine failed."""
+        """What one engine output brings. Raises GenerationError if the engine failed."""
         if output.finish_reason is FinishReason.ERROR:
             raise GenerationError(output.error or "the engine failed", output.request_at_fault)
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
-        pieces: list[str] = []
+        events: list[Event] = []
         for count, token in enumerate(output.tokens, 1):
-            text = self._detokenizer.add(token)
-            pieces.append(self._matcher.feed(text))
-            complete = self._ending is not None and self._ending(text, token)
-            if complete:
-                pieces.append(self._matcher.flush())
-            if complete or self._matcher.matched is not None:
+            events += self._events(self._detokenizer.add(token), token)
+            if self._complete:
                 self._count(output, count)
-                return TextDelta("".join(pieces), output.tokens[:count], output.logprobs[:count], FinishReason.STOP)
+                events += self._rest()
+                return TextDelta(tuple(events), output.tokens[:count], output.logprobs[:count], FinishReason.STOP)
         self._count(output, len(output.tokens))
-        if output.finish_reason is not None:
-            pieces.append(self._matcher.feed(self._detokenizer.flush()))
-            stopped = self._matcher.matched is not None
-            pieces.append(self._matcher.flush())
-            reason = FinishReason.STOP if stopped else output.finish_reason
-            return TextDelta("".join(pieces), output.tokens, output.logprobs, reason)
-        return TextDelta("".join(pieces), output.tokens, output.logprobs)
+        if output.finish_reason is None:
+            return TextDelta(tuple(events), output.tokens, output.logprobs)
+        events += self._events(self._detokenizer.flush())
+        events += self._rest()
+        reason = FinishReason.STOP if self._stops.matched else output.finish_reason
+        self.counts.completion += output.stop_token is not None
+        own, stop = output.logprobs[: len(output.tokens)], output.logprobs[len(output.tokens) :]
+        return TextDelta(tuple(events), output.tokens, own, reason, stop[0] if stop else None)
+
+    @property
+    def _complete(self) -> bool:
+        return self._stops.matched or (self._parser is not None and self._parser.complete)
+
+    def _events(self, text: str, *tokens: int) -> list[Event]:
+        if self._parser is None:
+            return self._stops.feed([Content(text)] if text else [])
+        return self._stops.feed(self._parser.feed(text, tokens))
+
+    def _rest(self) -> list[Event]:
+        """What parser and stop strings held back, now that nothing more comes."""
+        events = self._stops.feed(self._parser.finish()) if self._parser is not None else []
+        return events + self._stops.finish()
 
     def _count(self, output: Output, tokens: int) -> None:
         self.counts.completion += tokens
+        self.counts.reasoning = self._parser.reasoning_tokens if self._parser is not None else 0
         self.counts.drafted += output.drafted
         self.counts.accepted += output.accepted
-        self.counts.cached_prompt += output.cached_prompt_tokens
+        # To the token, it would let one user find out what another has sent.
+        self.counts.cached_prompt += output.cached_prompt_tokens // CACHED_STEP * CACHED_STEP
 
 
 class Generation:

@@ -1,37 +1,76 @@
 """gpt-oss's "harmony" answers: messages on channels, each with a header.
 
 `<|channel|>analysis<|message|>thoughts<|end|><|start|>assistant<|channel|>final<|message|>answer`,
-and calls as `<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{…}`
-(https://cookbook.openai.com/articles/openai-harmony).
+and calls as `<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{…}`, the recipient
+before or after the channel (https://cookbook.openai.com/articles/openai-harmony).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+
 import regex
 
+from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
+from parallm_openai.text.reasoning import Beginning
 from parallm_openai.text.scanner import earliest, pending
+from parallm_openai.text.thinking import Bound, Fork, Free, Node
 
 START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN = (
     f"<|{name}|>" for name in ("start", "channel", "constrain", "message", "end", "call", "return")
 )
 MARKS = (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN)
-_RECIPIENT = regex.compile(r"to=(?:functions\.)?([\w.-]+)")
+_ENDS = (END, CALL, RETURN)
+_RECIPIENT = regex.compile(r"(?:^|\s)to=(\S+)")
+_CHANNEL = regex.compile(regex.escape(CHANNEL) + r"\s*(\w+)")
+_NAMESPACE = "functions."
+# More white space than that is no beginning of a header.
+_HEADER_SPACE = 16
+
+
+def beginning(prompt: str) -> Beginning:
+    """Where an answer to this prompt begins: in a header of its own, or in a message that the prompt has begun."""
+    header, message, _ = prompt.rpartition(START)[2].partition(MESSAGE)
+    if not message or not header.startswith("assistant"):
+        return Beginning.FRESH
+    return Beginning.THOUGHTS if _channel(header) == "analysis" else Beginning.ANSWER
+
+
+def _channel(header: str) -> str:
+    found = _CHANNEL.search(header)
+    return found[1] if found is not None else ""
 
 
 class HarmonyParser:
-    """Reads one answer. The prompt ends with `<|start|>assistant`, so that the answer begins in a header."""
+    """Reads one answer. Only messages to `tools` are calls, those to anybody else are told as what they say.
 
-    def __init__(self) -> None:
+    The prompt ends with `<|start|>assistant`, so that a fresh answer begins in a header; one that does not
+    look like a header is content.
+    """
+
+    def __init__(self, tools: Collection[str] = (), beginning: Beginning = Beginning.FRESH) -> None:
+        self._tools = frozenset(tools)
         self._held = ""
-        self._header: str | None = ""
-        self._kind: type[Content] | type[Reasoning] | None = Content
+        self._header: list[str] | None = [] if beginning is Beginning.FRESH else None
+        self._fresh = beginning is Beginning.FRESH
+        thoughts = beginning is Beginning.THOUGHTS
+        self._kind: type[Content] | type[Reasoning] | None = Reasoning if thoughts else Content
         self.calls = 0
         self._open_call = False
 
     @property
     def between_calls(self) -> bool:
         return self.calls > 0 and not self._open_call
+
+    @property
+    def thinking(self) -> bool:
+        return self._header is None and self._kind is Reasoning
+
+    @property
+    def undecided(self) -> bool:
+        """Whether what has come is a header that may be that of thoughts."""
+        return self._header is not None
 
     def feed(self, text: str) -> list[Event]:
         self._held += text
@@ -41,40 +80,105 @@ class HarmonyParser:
             events += self._take(self._held[:at])
             self._held = self._held[at + len(mark) :]
             events += self._mark(mark)
-        keep = pending(self._held, MARKS)
-        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        size = len(self._held) - pending(self._held, MARKS)
+        text, self._held = self._held[:size], self._held[size:]
         return events + self._take(text)
 
     def finish(self) -> list[Event]:
         text, self._held = self._held, ""
-        return self._take(text)
+        events = self._take(text)
+        if self._fresh and self._header:
+            events.append(Content("".join(self._header)))
+        self._header = None
+        return events
 
     def _take(self, text: str) -> list[Event]:
         if not text:
             return []
         if self._header is not None:
-            self._header += text
-            return []
+            self._header.append(text)
+            return self._unless_a_header() if self._fresh else []
         if self._kind is None:
             return [CallArguments(self.calls - 1, text)]
         return [self._kind(text)]
 
+    def _unless_a_header(self) -> list[Event]:
+        """The answer of a model that writes no header: its first words are no recipient."""
+        assert self._header is not None
+        text = "".join(self._header)
+        words = text.lstrip()
+        if words.startswith("to=") or (not words and len(text) < _HEADER_SPACE):
+            # The mark that the header must hold is yet to come.
+            self._fresh = not words
+            return []
+        if words and "to=".startswith(words):
+            return []
+        self._header, self._fresh = None, False
+        return [Content(text)]
+
     def _mark(self, mark: str) -> list[Event]:
+        self._fresh = False
         if mark == MESSAGE and self._header is not None:
-            return self._begin()
-        if mark in (CHANNEL, CONSTRAIN) and self._header is not None:
-            self._header += f" {mark} "
-        else:
-            self._header = ""
+            return self._begin("".join(self._header))
+        if mark == CHANNEL or (mark == CONSTRAIN and self._header is not None):
+            self._header = [*(self._header or ()), " ", mark, " "]
+            self._open_call = False
+        elif mark in (START, *_ENDS):
+            self._header = []
             self._open_call = False
         return []
 
-    def _begin(self) -> list[Event]:
-        header, self._header = self._header or "", None
-        recipient = _RECIPIENT.search(header)
-        if recipient is not None:
+    def _begin(self, header: str) -> list[Event]:
+        self._header = None
+        found = _RECIPIENT.search(header)
+        name = self._declared(found[1]) if found is not None else None
+        if name is not None:
             self._kind, self._open_call = None, True
             self.calls += 1
-            return [CallStart(self.calls - 1, recipient[1])]
-        self._kind = Reasoning if "analysis" in header else Content
+            return [CallStart(self.calls - 1, name)]
+        self._kind = Reasoning if _channel(header) == "analysis" else Content
         return []
+
+    def _declared(self, recipient: str) -> str | None:
+        names = (recipient.removeprefix(_NAMESPACE), recipient)
+        return next((name for name in names if name in self._tools), None)
+
+
+def script(
+    answer: Grammar | None,
+    calls: Mapping[str, Grammar | None],
+    token_id: Callable[[str], int | None],
+    *,
+    answers: bool,
+    thinks: bool,
+) -> dict[str, Node]:
+    """What an answer may be: thoughts, if it `thinks`, before a final message, if it `answers`, or a call."""
+
+    def ids(marks: Collection[str]) -> tuple[int, ...]:
+        return tuple(token for mark in marks if (token := token_id(mark)) is not None)
+
+    def bound(grammar: Grammar | None) -> Bound:
+        return Bound(grammar, ids(_ENDS)) if grammar is not None else Bound()
+
+    inner = ids((START, CHANNEL, CONSTRAIN, MESSAGE))
+    nodes: dict[str, Node] = {
+        "thoughts": Free(END, "next", barred=inner),
+        "preamble": Free(END, "next", thoughts=False, barred=inner),
+        "next": Fork(((START + "assistant", "header"),)),
+        "final": bound(answer),
+        **{f"call {name}": bound(arguments) for name, arguments in calls.items()},
+    }
+    ways = [(f"{CHANNEL}analysis{MESSAGE}", "thoughts")] if thinks else []
+    if answers:
+        ways.append((f"{CHANNEL}final{MESSAGE}", "final"))
+    if answer is None:
+        ways.append((f"{CHANNEL}commentary{MESSAGE}", "preamble"))
+    for name in calls:
+        recipient = f"to={_NAMESPACE}{name}"
+        ways += [
+            (f" {recipient}{CHANNEL}commentary json{MESSAGE}", f"call {name}"),
+            (f" {recipient}{CHANNEL}commentary {CONSTRAIN}json{MESSAGE}", f"call {name}"),
+            (f"{CHANNEL}commentary {recipient} {CONSTRAIN}json{MESSAGE}", f"call {name}"),
+        ]
+    nodes["header"] = Fork(tuple(ways))
+    return nodes

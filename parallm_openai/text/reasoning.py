@@ -2,115 +2,268 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from parallm_openai.text.events import Content, Event, Reasoning
 from parallm_openai.text.scanner import pending
 
+# Around marks only this white space is layout: bytes are judged as text is.
+SPACE = " \t\r\n\f\v"
+
+
+class Beginning(Enum):
+    """How far the prompt has come when an answer begins."""
+
+    FRESH = auto()
+    THOUGHTS = auto()
+    ANSWER = auto()
+
 
 @dataclass(frozen=True)
-class ThinkingMarks:
-    """The marks around a model's thinking, as text and as tokens."""
+class Marks:
+    """A pair of marks around what belongs together."""
 
     start: str
     end: str
-    start_tokens: tuple[int, ...]
-    end_tokens: tuple[int, ...]
 
-    def open_in(self, prompt: str) -> bool:
-        """Whether a template's prompt ends inside a thinking block: the answer then begins with thoughts."""
-        return prompt.rstrip().endswith(self.start)
 
-    def open_after(self, beginning: str) -> bool:
-        """Whether the beginning of an answer ends inside a thinking block."""
-        return beginning.rfind(self.start) > beginning.rfind(self.end)
+# As the makers' chat templates and other servers' parsers write them; of several that fit, the first counts.
+THINKING = tuple(
+    Marks(*pair)
+    for pair in (
+        ("<think>", "</think>"),
+        ("[THINK]", "[/THINK]"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<seed:think>", "</seed:think>"),
+        ("<longcat_think>", "</longcat_think>"),
+        ("<|think:start|>", "<|think:end|>"),
+        ("<|channel>thought", "<channel|>"),
+        ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("◁think▷", "◁/think▷"),
+        ("<thinking>", "</thinking>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<thought>", "</thought>"),
+        ("Here is my thought process:", "Here is my response:"),
+        ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+    )
+)
+# What some of them write around the answer itself.
+ANSWER = tuple(
+    Marks(*pair)
+    for pair in (
+        ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+        ("<|START_TEXT|>", "<|END_TEXT|>"),
+        ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
+        ("<|begin_of_solution|>", "<|end_of_solution|>"),
+        ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
+        ("<response>", "</response>"),
+        ("<answer>", "</answer>"),
+    )
+)
+_PLAIN_WORDS = ("<response>", "<answer>")
+
+
+def thinking_marks(template: str, vocabulary: Mapping[str, int]) -> Marks | None:
+    """The marks that the template writes around thoughts, else those that are tokens of the vocabulary."""
+    return next(
+        (
+            marks
+            for holds in (template, vocabulary)
+            for marks in THINKING
+            if marks.start in holds and marks.end in holds
+        ),
+        None,
+    )
+
+
+def answer_marks(template: str, written: Callable[[], str]) -> Marks | None:
+    """The marks that the template says an answer stands between.
+
+    `written` gives what it makes of a past answer. Some write a tool's result as `<response>`, so that a plain
+    word counts where past answers stand in it, or where the two marks stand together, as instructions put them.
+    """
+    for marks in ANSWER:
+        if marks.start not in template or marks.end not in template:
+            continue
+        if marks.start not in _PLAIN_WORDS or marks.start + marks.end in template or marks.start in written():
+            return marks
+    return None
+
+
+# Takes from what is held; gives the events, and whether there may be more to take.
+_Step = Callable[[], tuple[list[Event], bool]]
 
 
 class ReasoningSplitter:
     """Splits `<think>thoughts</think>answer`; white space next to the marks belongs to neither.
 
-    Only a block at the very beginning counts: later marks are part of the answer.
+    Only a block at the very beginning counts: later marks are part of the answer. Where the family has marks
+    around its answers, `frame`, they are taken off; an end mark that text follows was a part of the answer,
+    unless it is one of `calls` that follows. What a `bound` answer begins with is kept whole: its
+    grammar may want that white space.
     """
 
-    def __init__(self, marks: ThinkingMarks, inside: bool) -> None:
-        self._marks = marks
-        self._inside = inside
-        self._before = not inside
-        self._at_edge = True
+    def __init__(
+        self,
+        thinking: Marks | None,
+        frame: Marks | None = None,
+        beginning: Beginning = Beginning.FRESH,
+        calls: Sequence[str] = (),
+        bound: bool = False,
+    ) -> None:
+        self._thinking = thinking
+        self._frame = frame
+        self._calls = tuple(calls)
+        self._bound = bound
         self._held = ""
+        # White space that may turn out to stand next to a mark.
+        self._space: list[str] = []
+        self._closing = ""
+        self._step: _Step = {
+            Beginning.FRESH: self._before,
+            Beginning.THOUGHTS: self._thoughts,
+            Beginning.ANSWER: self._answer if frame is None else self._framed,
+        }[beginning]
+        self._at_edge = beginning is Beginning.THOUGHTS
+
+    @property
+    def thinking(self) -> bool:
+        return self._step == self._thoughts
+
+    @property
+    def undecided(self) -> bool:
+        """Whether what has come may be the first part of the mark that opens the thoughts."""
+        return self._step == self._before and bool(self._held)
 
     def feed(self, text: str) -> list[Event]:
         self._held += text
         events: list[Event] = []
-        if self._before:
-            self._look_for_start()
-        if self._inside:
-            events += self._thoughts()
-        if not self._before and not self._inside:
-            events += self._answer()
+        more = bool(self._held)
+        while more:
+            told, more = self._step()
+            events += told
         return events
-
-    def _look_for_start(self) -> None:
-        stripped = self._held.lstrip()
-        if stripped.startswith(self._marks.start):
-            self._held = stripped[len(self._marks.start) :]
-            self._before, self._inside = False, True
-        elif not self._marks.start.startswith(stripped):
-            self._before, self._at_edge = False, False
-
-    def _thoughts(self) -> list[Event]:
-        if self._at_edge:
-            self._held = self._held.lstrip()
-            self._at_edge = not self._held
-        found = self._held.find(self._marks.end)
-        if found >= 0:
-            thoughts = self._held[:found].rstrip()
-            self._held = self._held[found + len(self._marks.end) :]
-            self._inside, self._at_edge = False, True
-        else:
-            # White space may stand right before the end mark.
-            keep = pending(self._held, (self._marks.end,))
-            thoughts = self._held[: len(self._held) - keep].rstrip()
-            self._held = self._held[len(thoughts) :]
-        return [Reasoning(thoughts)] if thoughts else []
-
-    def _answer(self) -> list[Event]:
-        if self._at_edge:
-            self._held = self._held.lstrip()
-            self._at_edge = not self._held
-        text, self._held = self._held, ""
-        return [Content(text)] if text else []
 
     def finish(self) -> list[Event]:
         """What was held back, now that nothing more comes."""
-        text, self._held = self._held, ""
-        if not text:
+        edge = self._step == self._after and not self._bound
+        text = self._held if edge else "".join(self._space) + self._held
+        self._held, self._space = "", []
+        if not text or self._step == self._closed:
             return []
-        return [Reasoning(text)] if self._inside else [Content(text)]
+        return [Reasoning(text)] if self.thinking else [Content(text)]
 
+    def _skip_space(self) -> str:
+        """What is held without the white space before it, which is put aside."""
+        if self._bound and self._step != self._closed:
+            return self._held
+        stripped = self._held.lstrip(SPACE)
+        if len(stripped) < len(self._held):
+            self._space.append(self._held[: len(self._held) - len(stripped)])
+            self._held = stripped
+        return stripped
 
-class ThoughtCounter:
-    """Counts the tokens of a sequence's thinking, its marks included."""
+    def _before(self) -> tuple[list[Event], bool]:
+        held = self._skip_space()
+        if self._thinking is not None and held.startswith(self._thinking.start):
+            self._held, self._space = held[len(self._thinking.start) :], []
+            self._step, self._at_edge = self._thoughts, True
+            return [], True
+        return self._look_for_frame(self._thinking)
 
-    def __init__(self, marks: ThinkingMarks, inside: bool) -> None:
-        self._marks = marks
-        self._inside = inside
-        self._done = False
-        self._recent: tuple[int, ...] = ()
-        self.count = 0
+    def _after(self) -> tuple[list[Event], bool]:
+        self._skip_space()
+        return self._look_for_frame(None)
 
-    def add(self, tokens: tuple[int, ...]) -> None:
-        for token in tokens:
-            if self._done:
-                return
-            self._add(token)
+    def _look_for_frame(self, other: Marks | None) -> tuple[list[Event], bool]:
+        held = self._held
+        if self._frame is not None and held.startswith(self._frame.start):
+            self._held, self._space = held[len(self._frame.start) :], []
+            self._step, self._at_edge = self._framed, not self._bound
+            return [], True
+        if any(marks is not None and marks.start.startswith(held) for marks in (self._frame, other)):
+            return [], False
+        if not held:
+            return [], False
+        edge = self._step == self._after and not self._bound
+        self._held = held if edge else "".join(self._space) + held
+        self._space, self._at_edge = [], False
+        self._step = self._answer
+        return [], True
 
-    def _add(self, token: int) -> None:
-        longest = max(len(self._marks.start_tokens), len(self._marks.end_tokens))
-        self._recent = (*self._recent, token)[-longest:]
-        if self._inside:
-            self.count += 1
-            self._done = self._recent[-len(self._marks.end_tokens) :] == self._marks.end_tokens
-        elif self._recent[-len(self._marks.start_tokens) :] == self._marks.start_tokens:
-            self._inside = True
-            self.count += len(self._marks.start_tokens)
+    def _thoughts(self) -> tuple[list[Event], bool]:
+        assert self._thinking is not None
+        text, found = self._up_to(self._thinking.end)
+        text = self._trimmed(text)
+        if found:
+            self._space = []
+            self._step = self._after_thoughts()
+            self._at_edge = not self._bound
+        return [Reasoning(text)] if text else [], found
+
+    def _after_thoughts(self) -> _Step:
+        if self._frame is None:
+            return self._answer if self._bound else self._after
+        assert self._thinking is not None
+        # With some, the mark that ends the thoughts is the one that begins the answer.
+        return self._framed if self._frame.start == self._thinking.end else self._after
+
+    def _up_to(self, mark: str) -> tuple[str, bool]:
+        """What is held before the mark, which is taken off; or else what can be no part of it."""
+        at = self._held.find(mark)
+        if at >= 0:
+            text, self._held = self._held[:at], self._held[at + len(mark) :]
+            return text, True
+        size = len(self._held) - pending(self._held, (mark,))
+        text, self._held = self._held[:size], self._held[size:]
+        return text, False
+
+    def _framed(self) -> tuple[list[Event], bool]:
+        assert self._frame is not None
+        text, found = self._up_to(self._frame.end)
+        told = self._content(text)
+        if found:
+            self._closing, self._space = "".join(self._space) + self._frame.end, []
+            self._step = self._closed
+        return told, found
+
+    def _closed(self) -> tuple[list[Event], bool]:
+        """After the mark that ends the answer, should nothing but calls follow."""
+        held = self._skip_space()
+        if any(held.startswith(call) for call in self._calls):
+            self._space, self._step = [], self._answer
+            return [], True
+        if not held or any(call.startswith(held) for call in self._calls):
+            return [], False
+        self._held, self._space = "".join(self._space) + held, []
+        self._step = self._framed
+        return [Content(self._closing)], True
+
+    def _content(self, text: str) -> list[Event]:
+        if self._bound:
+            return [Content(text)] if text else []
+        text = self._trimmed(text)
+        return [Content(text)] if text else []
+
+    def _trimmed(self, text: str) -> str:
+        """Text without the white space at its end, which may stand next to a mark; and at the edge, at its start."""
+        if self._at_edge:
+            text = text.lstrip(SPACE)
+            self._at_edge = not text
+        kept = text.rstrip(SPACE)
+        space = text[len(kept) :]
+        if not kept:
+            if space:
+                self._space.append(space)
+            return ""
+        kept = "".join(self._space) + kept
+        self._space = [space] if space else []
+        return kept
+
+    def _answer(self) -> tuple[list[Event], bool]:
+        text, self._held = self._held, ""
+        return [Content(text)] if text else [], False

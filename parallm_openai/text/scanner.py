@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 def pending(text: str, marks: Sequence[str]) -> int:
     """How many of the last characters of `text` could begin one of the marks."""
-    longest = min(len(text), max(map(len, marks), default=1) - 1)
-    for size in range(longest, 0, -1):
-        if any(mark.startswith(text[-size:]) for mark in marks):
-            return size
-    return 0
+    return max((_begun(text, mark) for mark in marks), default=0)
+
+
+def _begun(text: str, mark: str) -> int:
+    at = text.find(mark[0], max(0, len(text) - len(mark) + 1)) if mark else -1
+    while at >= 0 and not mark.startswith(text[at:]):
+        at = text.find(mark[0], at + 1)
+    return len(text) - at if at >= 0 else 0
 
 
 def earliest(text: str, marks: Sequence[str]) -> tuple[int, str] | None:

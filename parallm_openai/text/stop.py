@@ -1,43 +1,95 @@
-"""What ends a sequence besides the model. Stop strings: cut at the first match, never leak a part of one."""
+"""Stop strings: cut at the first match, never leak a part of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
-from parallm_openai.text.scanner import earliest, pending
-
-# Takes a sequence's tokens one by one, with the text that each brings; true at the one that completes it.
-Ending = Callable[[str, int], bool]
+from parallm_openai.text.events import Content, Event
 
 
 class StopMatcher:
-    """Finds the earliest stop string in text that arrives in pieces.
+    """Finds the stop string that is complete first in text that arrives in pieces; of several, the longest.
 
     `feed` returns text that can no longer become part of a match; once `matched` is set,
-    nothing more comes out.
+    nothing more comes out. Takes time in proportion to the text, however it is cut.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
+        self._stops = [_Search(stop) for stop in dict.fromkeys(stops) if stop]
+        self._held: deque[str] = deque()
         self.matched: str | None = None
 
     def feed(self, text: str) -> str:
         if not self._stops:
             return text
-        if self.matched is not None:
-            return ""
-        self._held += text
-        found = earliest(self._held, self._stops)
-        if found is not None:
-            at, self.matched = found
-            released, self._held = self._held[:at], ""
-            return released
-        keep = pending(self._held, self._stops)
-        released, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return released
+        released: list[str] = []
+        for character in text if self.matched is None else "":
+            self._held.append(character)
+            found = [search.stop for search in self._stops if search.completes(character)]
+            if found:
+                self.matched = max(found, key=len)
+                released += [self._held.popleft() for _ in range(len(self._held) - len(self.matched))]
+                self._held.clear()
+                break
+            size = max(search.size for search in self._stops)
+            released += [self._held.popleft() for _ in range(len(self._held) - size)]
+        return "".join(released)
 
     def flush(self) -> str:
-        """What was held back, now that nothing more comes."""
-        released, self._held = self._held, ""
+        """What was held back, now that what comes next is no part of the same text."""
+        released = "".join(self._held)
+        self._held.clear()
+        for search in self._stops:
+            search.size = 0
         return released
+
+
+class _Search:
+    """Knuth, Morris and Pratt's: how much of `stop` the text so far ends with."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.size = 0
+        self._shorter = [0] * len(stop)
+        for at in range(1, len(stop)):
+            self._shorter[at] = self._after(self._shorter[at - 1], stop[at])
+
+    def completes(self, character: str) -> bool:
+        self.size = self._after(self.size, character)
+        return self.size == len(self.stop)
+
+    def _after(self, size: int, character: str) -> int:
+        while size and self.stop[size] != character:
+            size = self._shorter[size - 1]
+        return size + (self.stop[size] == character)
+
+
+class StopStrings:
+    """Looks for stop strings in the content of an answer alone: thoughts and calls pass, and end no match."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._matcher = StopMatcher(stops)
+
+    @property
+    def matched(self) -> bool:
+        return self._matcher.matched is not None
+
+    def feed(self, events: Iterable[Event]) -> list[Event]:
+        """The events up to a match. Content that could begin one is held back until other than content comes."""
+        told: list[Event] = []
+        for event in events:
+            if self.matched:
+                break
+            if isinstance(event, Content):
+                told += _content(self._matcher.feed(event.text))
+            else:
+                told += [*_content(self._matcher.flush()), event]
+        return told
+
+    def finish(self) -> list[Event]:
+        return _content(self._matcher.flush())
+
+
+def _content(text: str) -> list[Event]:
+    return [Content(text)] if text else []

@@ -1,117 +1,266 @@
-"""Bounds on thinking: a budget for it, and a grammar that begins after it."""
+"""A grammar that begins where the answer does: after thoughts within their budget, inside the family's own marks.
+
+What may come before an answer is a small script: stretches of free text up to a mark, forks at which one of
+several texts follows, and places at which a grammar takes over. A matcher follows it by the text of the
+tokens, as the parsers of finished answers do, and remembers no more of it than could still become a mark.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from parallm_openai.engine.constraint import Grammar, Mask, Matcher, mask_words
-from parallm_openai.text.reasoning import ThinkingMarks
+from parallm_openai.text.reasoning import SPACE
+from parallm_openai.text.token_bytes import Lexicon
+
+_SPACE = SPACE.encode()
 
 
 @dataclass(frozen=True)
-class ThinkingGrammar:
-    """Thoughts of at most `budget` tokens (None: any number), then what `answer` allows (None: anything).
+class Bound:
+    """What `grammar` allows (None: anything); where it may end, one of the tokens `closings` may end it."""
 
-    `inside` says that the prompt has opened the thoughts already; else the model may open them itself.
-    Thoughts that an answer must follow cannot end the sequence.
+    grammar: Grammar | None = None
+    closings: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Free:
+    """Any text up to `end`, but for the tokens `barred`; `thoughts` have a budget."""
+
+    end: str
+    then: str
+    thoughts: bool = True
+    barred: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fork:
+    """One of the texts of `ways`, each with what follows; or what `otherwise` allows, where there is that."""
+
+    ways: tuple[tuple[str, str], ...]
+    otherwise: str | None = None
+
+
+Node = Bound | Free | Fork
+
+
+@dataclass(frozen=True)
+class AnswerGrammar:
+    """A script that begins at node `start`. Thoughts take at most `budget` tokens (None: any number).
+
+    If an answer `must` follow, nothing else can end the sequence.
     """
 
-    marks: ThinkingMarks
-    inside: bool
+    nodes: Mapping[str, Node]
+    start: str
+    lexicon: Lexicon
     vocab_size: int
     eos_ids: tuple[int, ...]
     budget: int | None = None
-    answer: Grammar | None = None
+    must: bool = False
+    _masks: dict[tuple[str, bytes], Mask] = field(default_factory=dict, compare=False)
+    _marks: dict[bytes, list[tuple[int, int]]] = field(default_factory=dict, compare=False)
 
-    def matcher(self) -> ThinkingMatcher:
-        return ThinkingMatcher(self)
+    def matcher(self) -> AnswerMatcher:
+        return AnswerMatcher(self)
+
+    def only(self, tokens: Iterable[int]) -> Mask:
+        return ~self.all_but(tokens)
+
+    def all_but(self, tokens: Iterable[int]) -> Mask:
+        mask = np.full(mask_words(self.vocab_size), 0xFFFFFFFF, np.uint32)
+        for token in tokens:
+            if token < self.vocab_size:
+                mask[token // 32] &= np.uint32(0xFFFFFFFF ^ (1 << (token % 32)))
+        return mask
+
+    def spelling(self, text: bytes, size: int) -> list[int]:
+        """The tokens that go on with `text` after `size` bytes of it; none in the middle of what is one token."""
+        if text not in self._marks:
+            self._marks[text] = self.lexicon.marks_in(text)
+        inside = any(begin < size < end for begin, end in self._marks[text])
+        return [] if inside else self.lexicon.continuing(text[size:])
+
+    def free_mask(self, name: str, node: Free, tail: bytes) -> Mask | None:
+        """What may follow within free text that ends with `tail`, the beginning of its end mark."""
+        if not self._strict(node) and not self.must and not node.barred:
+            return None
+        if (name, tail) not in self._masks:
+            barred = set(node.barred) | set(self.eos_ids if self.must else ())
+            if self._strict(node):
+                end = node.end.encode()
+                barred |= {t for size in _borders(tail, end) for t in self.lexicon.running_over(end[size:])}
+                barred |= set(self.lexicon.holding(end))
+            self._masks[name, tail] = self.all_but(barred)
+        return self._masks[name, tail]
+
+    def _strict(self, node: Free) -> bool:
+        """Whether what follows cannot begin in the middle of a token."""
+        return self.nodes[node.then] != Bound()
 
 
-class ThinkingMatcher:
-    """One sequence's place: how its tokens divide into thoughts and answer follows from the tokens alone."""
+@dataclass(frozen=True)
+class _Place:
+    """How far a sequence has come: the node and what of it could still matter.
 
-    def __init__(self, grammar: ThinkingGrammar) -> None:
+    `text` is what a fork has seen, or the end of free text that could begin its end mark; `tokens` are those
+    that a fork has seen and what takes over has yet to be told of; `lost` says that the script was left.
+    """
+
+    node: str
+    text: bytes = b""
+    tokens: tuple[int, ...] = ()
+    thought: int = 0
+    lost: bool = False
+
+
+class AnswerMatcher:
+    """One sequence's place in the script, and in the grammar that has taken over."""
+
+    def __init__(self, grammar: AnswerGrammar) -> None:
         self._grammar = grammar
-        self._thoughts: list[int] = []
-        self._answering = False
-        self._answer: Matcher | None = grammar.answer.matcher() if grammar.answer is not None else None
+        self._place = _Place(grammar.start)
+        # Made when first looked into: a script ends in one of several grammars.
+        self._matchers: dict[str, Matcher] = {}
+        self._closed = False
 
     @property
     def finished(self) -> bool:
-        return self._answering and self._answer is not None and self._answer.finished
+        matcher = self._matcher(self._place.node)
+        return self._closed or (matcher is not None and matcher.finished)
 
     @property
     def error(self) -> str | None:
-        return self._answer.error if self._answer is not None else None
+        if self._place.lost:
+            return "the answer does not begin as it must"
+        matcher = self._matcher(self._place.node)
+        return matcher.error if matcher is not None else None
 
     def advance(self, token: int) -> None:
-        if self._answering:
-            self._advance_answer([token])
+        place = self._walk(self._place, (token,))
+        self._place = replace(place, tokens=()) if isinstance(self._node(place), Bound) else place
+        node = self._node(place)
+        if not isinstance(node, Bound) or self._closed:
             return
-        self._thoughts.append(token)
-        end = _end_of_thoughts(self._grammar, self._thoughts)
-        if end is not None:
-            self._answering = True
-            self._advance_answer(self._thoughts[end:])
-
-    def _advance_answer(self, tokens: Sequence[int]) -> None:
-        for token in tokens if self._answer is not None else ():
-            assert self._answer is not None
-            self._answer.advance(token)
+        matcher = self._matcher(place.node)
+        for each in place.tokens if matcher is not None else ():
+            assert matcher is not None
+            if each in node.closings and self._may_close(matcher):
+                self._closed = True
+                return
+            matcher.advance(each)
 
     def allowed(self, drafts: tuple[int, ...]) -> Mask | None:
-        if self._answering:
-            return self._answer_allows(drafts)
-        thoughts = [*self._thoughts, *drafts]
-        end = _end_of_thoughts(self._grammar, thoughts)
-        if end is not None:
-            return self._answer_allows(tuple(thoughts[end:]))
-        return self._thoughts_allow(thoughts)
+        place = self._walk(self._place, drafts)
+        if place.lost or self._closed:
+            return None
+        node = self._node(place)
+        if isinstance(node, Bound):
+            return self._bound_allows(place.node, node, place.tokens)
+        return self._free_allows(place, node) if isinstance(node, Free) else self._fork_allows(place, node)
 
-    def _answer_allows(self, drafts: tuple[int, ...]) -> Mask | None:
-        return self._answer.allowed(drafts) if self._answer is not None else None
+    def _node(self, place: _Place) -> Node:
+        return self._grammar.nodes[place.node]
 
-    def _thoughts_allow(self, thoughts: list[int]) -> Mask | None:
+    def _matcher(self, name: str) -> Matcher | None:
+        node = self._grammar.nodes[name]
+        if not isinstance(node, Bound) or node.grammar is None:
+            return None
+        if name not in self._matchers:
+            self._matchers[name] = node.grammar.matcher()
+        return self._matchers[name]
+
+    def _may_close(self, matcher: Matcher) -> bool:
+        mask = matcher.allowed(())
+        return mask is not None and self._ends(mask)
+
+    def _ends(self, mask: Mask) -> bool:
+        return any(mask[token // 32] >> np.uint32(token % 32) & 1 for token in self._grammar.eos_ids)
+
+    def _bound_allows(self, name: str, node: Bound, drafts: tuple[int, ...]) -> Mask | None:
+        matcher = self._matcher(name)
+        mask = matcher.allowed(drafts) if matcher is not None else None
+        if mask is None or not node.closings or not self._ends(mask):
+            return mask
+        return mask | self._grammar.only(node.closings)
+
+    def _free_allows(self, place: _Place, node: Free) -> Mask | None:
         grammar = self._grammar
-        start, end = grammar.marks.start_tokens, grammar.marks.end_tokens
-        if not grammar.inside and len(thoughts) < len(start):
-            if self._answer is None:
-                return None
-            opening = self._only(start[len(thoughts)])
-            answer = self._answer.allowed(()) if not thoughts else None
-            return opening if answer is None else answer | opening
-        count = len(thoughts) - (0 if grammar.inside else len(start))
-        if grammar.budget is not None and count >= grammar.budget:
-            return self._only(end[_matched(thoughts, end)])
-        return self._all_but(grammar.eos_ids) if self._answer is not None else None
+        if not node.thoughts or grammar.budget is None or place.thought < grammar.budget:
+            return grammar.free_mask(place.node, node, place.text)
+        end = node.end.encode()
+        forced = grammar.spelling(end, len(place.text)) or grammar.spelling(end, 0)
+        return grammar.only(forced) if forced else None
 
-    def _only(self, token: int) -> Mask:
-        return ~self._all_but((token,))
+    def _fork_allows(self, place: _Place, node: Fork) -> Mask | None:
+        grammar = self._grammar
+        spent = grammar.budget is not None and place.thought >= grammar.budget
+        following: list[int] = []
+        for text, then in node.ways:
+            way, target = text.encode(), grammar.nodes[then]
+            closed = spent and node.otherwise is None and isinstance(target, Free) and target.thoughts
+            if way.startswith(place.text) and not closed:
+                following += grammar.spelling(way, len(place.text))
+        if node.otherwise is None:
+            return grammar.only(following) if following else None
+        bound = grammar.nodes[node.otherwise]
+        assert isinstance(bound, Bound)
+        if bound.grammar is None:
+            return None
+        mask = self._bound_allows(node.otherwise, bound, place.tokens)
+        ways = grammar.only(following)
+        return ways if mask is None else mask | ways
 
-    def _all_but(self, tokens: Iterable[int]) -> Mask:
-        mask = np.full(mask_words(self._grammar.vocab_size), 0xFFFFFFFF, np.uint32)
-        for token in tokens:
-            mask[token // 32] &= np.uint32(0xFFFFFFFF ^ (1 << (token % 32)))
-        return mask
+    def _walk(self, place: _Place, tokens: tuple[int, ...]) -> _Place:
+        for at, token in enumerate(tokens):
+            if place.lost:
+                return place
+            node = self._node(place)
+            if isinstance(node, Bound):
+                return replace(place, tokens=place.tokens + tokens[at:])
+            text = self._grammar.lexicon.of[token] if token < len(self._grammar.lexicon.of) else b""
+            place = self._in_free(place, node, text) if isinstance(node, Free) else self._in_fork(place, token, text)
+        return place
+
+    def _in_free(self, place: _Place, node: Free, text: bytes) -> _Place:
+        thought = place.thought + node.thoughts
+        end, text = node.end.encode(), place.text + text
+        at = text.find(end)
+        if at < 0:
+            return replace(place, text=text[len(text) - max(_borders(text, end), default=0) :], thought=thought)
+        return self._enter(replace(place, thought=thought), node.then, text[at + len(end) :])
+
+    def _in_fork(self, place: _Place, token: int, more: bytes) -> _Place:
+        node = self._node(place)
+        assert isinstance(node, Fork)
+        text = place.text + more
+        otherwise = self._grammar.nodes[node.otherwise] if node.otherwise is not None else None
+        if otherwise == Bound():
+            # The parser passes over white space before a mark.
+            text = text.lstrip(_SPACE)
+        for way, then in node.ways:
+            if text.startswith(way.encode()):
+                return self._enter(place, then, text[len(way.encode()) :])
+        tokens = (*place.tokens, token)
+        if any(way.encode().startswith(text) for way, _ in node.ways):
+            return replace(place, text=text, tokens=tokens)
+        if node.otherwise is None:
+            return replace(place, lost=True)
+        return _Place(node.otherwise, tokens=tokens, thought=place.thought)
+
+    def _enter(self, place: _Place, name: str, rest: bytes) -> _Place:
+        """At the beginning of a node, of which `rest` has come with the last token before it."""
+        entered = _Place(name, thought=place.thought)
+        node = self._grammar.nodes[name]
+        if isinstance(node, Free) and rest:
+            return self._in_free(entered, node, rest)
+        return replace(entered, lost=bool(rest) and node != Bound())
 
 
-def _end_of_thoughts(grammar: ThinkingGrammar, tokens: Sequence[int]) -> int | None:
-    """The index of the answer's first token, or None while the thoughts go on."""
-    start, end = list(grammar.marks.start_tokens), list(grammar.marks.end_tokens)
-    if not grammar.inside and list(tokens[: len(start)]) != start[: len(tokens)]:
-        return 0
-    for at in range(len(tokens) - len(end) + 1):
-        if list(tokens[at : at + len(end)]) == end:
-            return at + len(end)
-    return None
-
-
-def _matched(tokens: Sequence[int], mark: Sequence[int]) -> int:
-    """How much of `mark` the last tokens are already."""
-    for size in range(len(mark) - 1, 0, -1):
-        if list(tokens[-size:]) == list(mark[:size]):
-            return size
-    return 0
+def _borders(text: bytes, mark: bytes) -> list[int]:
+    """The sizes of all ends of `text` that are beginnings of `mark`."""
+    return [size for size in range(1, min(len(text), len(mark) - 1) + 1) if mark.startswith(text[-size:])]

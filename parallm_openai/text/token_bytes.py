@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -71,3 +73,54 @@ def _byte_level_alphabet() -> dict[str, int]:
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))
     return table | {chr(0x100 + at): byte for at, byte in enumerate(others)}
+
+
+class Lexicon:
+    """Which tokens continue a text, and which run across its end: what a mask over text needs.
+
+    `marks` are the tokens that stand for something beyond their letters.
+    """
+
+    def __init__(self, of: Sequence[bytes], marks: Collection[int]) -> None:
+        self.of = of
+        self._marks = frozenset(marks)
+        # Of two tokens with the same bytes the later one is the model's own: single bytes come first.
+        self._ids = {token: index for index, token in enumerate(of) if token and index not in self._marks}
+        self._ids |= {of[index]: index for index in self._marks if of[index]}
+        self._mark_sizes = sorted({len(of[index]) for index in self._marks} - {0}, reverse=True)
+        self._sorted = sorted((token, index) for index, token in enumerate(of) if token)
+        self._holding: dict[bytes, list[int]] = {}
+
+    def continuing(self, text: bytes) -> list[int]:
+        """The tokens that begin `text`; where it begins with a mark, that alone."""
+        found = [self._ids[text[:size]] for size in range(1, len(text) + 1) if text[:size] in self._ids]
+        marks = [token for token in found if token in self._marks]
+        return marks[-1:] or found
+
+    def marks_in(self, text: bytes) -> list[tuple[int, int]]:
+        """Where marks stand in `text`, from beginning to end; of several at one place the longest."""
+        found, at = [], 0
+        while at < len(text):
+            size = next((size for size in self._mark_sizes if self._ids.get(text[at : at + size]) in self._marks), 1)
+            if size > 1:
+                found.append((at, at + size))
+            at += size
+        return found
+
+    def running_over(self, text: bytes) -> list[int]:
+        """The tokens that begin with `text` and go on."""
+        begin = bisect_right(self._sorted, (text, len(self.of)))
+        found = []
+        for at in range(begin, len(self._sorted)):
+            token, index = self._sorted[at]
+            if not token.startswith(text):
+                break
+            found.append(index)
+        return found
+
+    def holding(self, text: bytes) -> list[int]:
+        """The tokens that have `text` inside them and go on after it."""
+        if text not in self._holding:
+            # Once for each mark of a model: this looks at every token.
+            self._holding[text] = [index for index, token in enumerate(self.of) if text in token[:-1]]
+        return self._holding[text]

@@ -12,9 +12,9 @@ from parallm_openai.text.call_ids import CallIds, Message
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
 from parallm_openai.text.grammar_compiler import Grammars
-from parallm_openai.text.reasoning import ThinkingMarks
+from parallm_openai.text.reasoning import Marks, answer_marks, thinking_marks
 from parallm_openai.text.templates import ChatTemplate, TemplateError, Tools, template_text
-from parallm_openai.text.token_bytes import TokenBytes
+from parallm_openai.text.token_bytes import Lexicon, TokenBytes
 from parallm_openai.text.tools.families import FORMATS, detect
 
 # What stands before the text above a gap, before that below it, and before what fills it.
@@ -91,11 +91,21 @@ class Tokenizer:
     def chat_format(self) -> ChatFormat:
         """How this model's chat template writes thoughts and tool calls."""
         text = template_text(self._hf)
-        if self._tool_format != "auto":
-            return ChatFormat(self._thinking_marks(), FORMATS[self._tool_format])
-        if "<|channel|>" in text and "<|message|>" in text:
+        harmony = "<|channel|>" in text and "<|message|>" in text
+        if self._tool_format == "auto" and harmony:
             return ChatFormat(harmony=True)
-        return ChatFormat(self._thinking_marks(), detect(text, self._vocabulary))
+        auto = self._tool_format == "auto"
+        tools = detect(text, self._vocabulary) if auto else FORMATS[self._tool_format]
+        return ChatFormat(self._thinking_marks(text), tools, frame=answer_marks(text, self._past_answer))
+
+    def _past_answer(self) -> str:
+        """What the chat template makes of an answer in the middle of a conversation."""
+        said = [("user", "Hello"), ("assistant", "Hello"), ("user", "Hello")]
+        try:
+            # Not by `template`, which asks for the format that is being found out here.
+            return ChatTemplate(self.wrapper).render([{"role": role, "content": text} for role, text in said])
+        except TemplateError:
+            return ""
 
     @cached_property
     def thinks_by_default(self) -> bool:
@@ -106,13 +116,18 @@ class Tokenizer:
         except TemplateError:
             return False
 
-    def _thinking_marks(self) -> ThinkingMarks | None:
+    def _thinking_marks(self, template: str) -> Marks | None:
         wrapper = self.wrapper
-        if not wrapper.has_thinking:
-            return None
-        return ThinkingMarks(
-            wrapper.think_start, wrapper.think_end, tuple(wrapper.think_start_tokens), tuple(wrapper.think_end_tokens)
-        )
+        known = thinking_marks(template, self._vocabulary)
+        if known is not None or not wrapper.has_thinking:
+            return known
+        return Marks(wrapper.think_start, wrapper.think_end)
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The tokens by their bytes; takes a moment for a large vocabulary."""
+        of = self._bytes.of if self._bytes is not None else [*map(self.token_bytes, range(self.vocab_size))]
+        return Lexicon(of, set(self._hf.added_tokens_decoder))
 
     def grammars(self, eos_ids: Iterable[int]) -> Grammars:
         """A compiler of grammars over these tokens."""

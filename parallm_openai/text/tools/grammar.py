@@ -41,6 +41,11 @@ def checked_calls(format: ToolFormat, tools: Sequence[Tool], many: bool, token_i
     return _Writer(format, tools, token_id).checked(many)
 
 
+def arguments(tool: Tool) -> str:
+    """The arguments of a call of `tool` and nothing around them."""
+    return f"start: %json {_arguments_schema(tool)}\n"
+
+
 class _Writer:
     def __init__(self, format: ToolFormat, tools: Sequence[Tool], token_id: TokenId) -> None:
         if format.wording is None:
