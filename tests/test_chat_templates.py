@@ -197,6 +197,14 @@ def test_tools_need_neither_description_nor_parameters(named: tuple[str, Tokeniz
 
 
 @needs_templates
+@pytest.mark.parametrize("types", [["string", "null"], ["string", "integer", "null"], "null", "date", "object"])
+def test_a_parameter_may_be_of_any_type(named: tuple[str, Tokenizer], types: Any) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": types, "description": "Where?"}}}
+    tool = {"type": "function", "function": {"name": "get_weather", "description": "It rains.", "parameters": schema}}
+    assert "QUESTION" in named[1].render([user()], tools=[tool])
+    assert schema["properties"] == {"city": {"type": types, "description": "Where?"}}
+
+
 def test_arguments_cut_short_are_shown_as_far_as_they_go(named: tuple[str, Tokenizer]) -> None:
     name, tokenizer = named
     if name in CALLS_NOTHING or refusal(name, "own ids"):

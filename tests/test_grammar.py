@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from servers import RunningServer, demo_target
 
 from parallm_openai.engine.constraint import mask_words
-from parallm_openai.text.grammar import GrammarError, TokenMatcher, closed
+from parallm_openai.text.grammar import GrammarError, TokenMatcher
+from parallm_openai.text.schemas import closed
 from parallm_openai.text.tokenizer import Tokenizer
 
 TARGET = demo_target()

@@ -55,7 +55,7 @@ async def opened(server: Server, body: ChatRequest, owner: str) -> tuple[list[Ge
     tokens = await server.tokens(prompt.text, "messages", special=False)
     limit = server.completion_limit(tokens, body.completion_limit, None, "messages")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    answer = await requested_grammar(server, body)
+    answer = await _answer_grammar(server, body, use)
     grammar = await _grammar(server, body, use, prompt, answer)
     wanted: list[tuple[tuple[int, ...], SamplingParams]] = [
         (
@@ -138,6 +138,16 @@ def _continues(body: ChatRequest) -> bool:
     return last.role == "assistant" and not called and not body.add_generation_prompt
 
 
+async def _answer_grammar(server: Server, body: ChatRequest, use: ToolUse) -> Grammar | None:
+    """What binds an answer by itself; a required call leaves none, and `tool_grammar` binds both where it can."""
+    if use.callable:
+        if body.guided_regex is not None or body.guided_json is not None or body.grammar is not None:
+            raise errors.invalid("A grammar for the answer and tools cannot be used together.", "tools")
+        if use.required or not server.tokenizer.chat_format.harmony:
+            return None
+    return await requested_grammar(server, body)
+
+
 async def _grammar(
     server: Server, body: ChatRequest, use: ToolUse, prompt: Prompt, answer: Grammar | None
 ) -> Grammar | None:
@@ -145,15 +155,10 @@ async def _grammar(
     calls: CallGrammars = {}
     format = server.tokenizer.chat_format
     if use.callable:
-        schema = schema_of(body.response_format)
-        if answer is not None and schema is None:
-            raise errors.invalid("A grammar for the answer and tools cannot be used together.", "tools")
-        if use.required and schema is not None:
-            raise errors.invalid("A required call leaves no answer to be in a format.", "response_format")
         if format.harmony:
             calls = await call_grammars(server, use, enforced=answer is not None)
         else:
-            answer = await tool_grammar(server, use, schema)
+            answer = await tool_grammar(server, use, None if use.required else schema_of(body.response_format))
     if body.thinking_budget is not None and not format.reasons:
         raise errors.unsupported("thinking_budget", "cannot be used: this model does not mark its thoughts")
     if answer is None and body.thinking_budget is None and not any(calls.values()):

@@ -27,11 +27,16 @@ async def requested_grammar(server: Server, body: SamplingFields) -> TokenGramma
 
 
 async def compile_off_thread(server: Server, field: str, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
-    """A large schema takes seconds to compile: on a thread for that. Raises ApiError naming the field."""
+    """What `compiled` returns. Raises ApiError naming the field."""
     try:
-        return await asyncio.wrap_future(server.grammars.submit(compiled))
+        return await off_thread(server, compiled)
     except GrammarError as error:
         raise errors.invalid(f"Invalid value for '{field}': {error}", field) from error
+
+
+async def off_thread(server: Server, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
+    """A large schema takes seconds to compile: on a thread for that. Raises whatever `compiled` raises."""
+    return await asyncio.wrap_future(server.grammars.submit(compiled))
 
 
 def _wanted(server: Server, body: SamplingFields) -> dict[str, Callable[[], TokenGrammar]]:

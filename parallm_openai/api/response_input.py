@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,4 +203,8 @@ def in_own_names(error: errors.ApiError) -> errors.ApiError:
         for form in ("'{}'", "the {}"):
             detail["message"] = str(detail["message"]).replace(form.format(chat), form.format(own))
     detail["param"] = NAMES.get(str(detail["param"]), detail["param"])
+    for field in ("message", "param"):
+        if detail[field] is not None:
+            # Tools of this form have their fields directly.
+            detail[field] = re.sub(r"(tools\[\d+\])\.function\.", r"\1.", str(detail[field]))
     return error

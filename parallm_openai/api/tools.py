@@ -8,13 +8,22 @@ from functools import partial
 from typing import Any
 
 from parallm_openai.api import errors
-from parallm_openai.api.grammar import compile_off_thread
+from parallm_openai.api.grammar import compile_off_thread, off_thread
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionName, NamedTool
 from parallm_openai.api.server import Server
 from parallm_openai.engine.constraint import Grammar
-from parallm_openai.text.grammar import TokenGrammar
-from parallm_openai.text.tools.grammar import Schema, ToolsNotEnforceable, arguments, checked_calls, forced_calls
+from parallm_openai.text.grammar import GrammarError, TokenGrammar
+from parallm_openai.text.tools.grammar import (
+    Schema,
+    SchemaFault,
+    ToolsNotEnforceable,
+    arguments,
+    checked_calls,
+    fault,
+    forced_calls,
+    free_calls,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,16 @@ class ToolUse:
     def strict(self) -> bool:
         return any(tool["function"].get("strict") for tool in self.callable)
 
+    @property
+    def narrowed(self) -> bool:
+        """Whether a call that the model makes of its own accord must be held to something."""
+        return self.strict or len(self.callable) < len(self.shown)
+
+    def parameters_field(self, name: str) -> str:
+        """Where the request has the schema of that tool's arguments."""
+        index = next(index for index, tool in enumerate(self.shown) if tool["function"]["name"] == name)
+        return _parameters_field(index, self.legacy)
+
 
 def tool_use(server: Server, body: ChatRequest) -> ToolUse:
     """The request's tools, old style or new. Raises ApiError for a choice that names none of them."""
@@ -46,7 +65,7 @@ def tool_use(server: Server, body: ChatRequest) -> ToolUse:
     if legacy and (body.tools is not None or body.tool_choice is not None):
         raise errors.invalid("'functions' is the old form of 'tools'; send one of them.", "functions")
     field = "functions" if legacy else "tools"
-    shown = tuple(_definitions(body))
+    shown = tuple(_definitions(body, legacy))
     names = [tool["function"]["name"] for tool in shown]
     if len(set(names)) < len(names):
         raise errors.invalid(f"The names of '{field}' must differ.", field)
@@ -67,9 +86,31 @@ def tool_use(server: Server, body: ChatRequest) -> ToolUse:
     return ToolUse(shown, callable, mode == "required", many, legacy)
 
 
-def _definitions(body: ChatRequest) -> list[dict[str, Any]]:
+def _definitions(body: ChatRequest, legacy: bool) -> list[dict[str, Any]]:
+    """The tools as the client sent them: nested deeper than pydantic would dump them, if need be."""
     functions = body.functions or [tool.function for tool in body.tools or []]
-    return [{"type": "function", "function": each.model_dump(exclude_none=True)} for each in functions]
+    for index, each in enumerate(functions):
+        _check_parameters(each.parameters or {}, _parameters_field(index, legacy))
+    return [
+        {"type": "function", "function": {name: value for name, value in each if value is not None}}
+        for each in functions
+    ]
+
+
+def _check_parameters(parameters: dict[str, Any], field: str) -> None:
+    """Refuse what describes no arguments, enforced or not: chat templates could not show it to the model."""
+    types = parameters.get("type", "object")
+    if types != "object" and not (isinstance(types, list) and "object" in types):
+        raise errors.invalid(f"Invalid value for '{field}': 'type' must be 'object', as arguments are.", field)
+    if not isinstance(parameters.get("properties", {}), dict):
+        raise errors.invalid(f"Invalid value for '{field}': 'properties' must be an object.", field)
+    required = parameters.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise errors.invalid(f"Invalid value for '{field}': 'required' must be a list of names.", field)
+
+
+def _parameters_field(index: int, legacy: bool) -> str:
+    return f"functions[{index}].parameters" if legacy else f"tools[{index}].function.parameters"
 
 
 def _choice(body: ChatRequest) -> tuple[str, list[str] | None]:
@@ -94,24 +135,37 @@ async def tool_grammar(server: Server, use: ToolUse, answer: Schema | None) -> T
     With `answer`, what is no call is JSON of that schema. Raises ApiError where something should be
     enforced and this model's way of writing calls has no grammar.
     """
-    narrowed = use.strict or len(use.callable) < len(use.shown)
-    if not use.callable or not (use.required or narrowed or answer is not None):
+    if not use.callable or not (use.required or use.narrowed or answer is not None):
         return None
     field = "tool_choice" if use.required else "tools" if answer is None else "response_format"
     try:
-        lark = _lark(server, use, answer)
+        return await off_thread(server, partial(_compiled, server, use, answer))
     except ToolsNotEnforceable as error:
         reason = f"cannot be enforced together with this model's way of calling tools ({error})"
         raise errors.unsupported(field, reason) from error
-    return await compile_off_thread(server, field, lambda: server.grammars.lark(lark))
+    except SchemaFault as error:
+        field = "response_format" if error.tool is None else use.parameters_field(error.tool)
+        raise errors.invalid(f"Invalid value for '{field}': {error}", field) from error
+    except GrammarError as error:
+        raise errors.invalid(f"Invalid value for '{field}': {error}", field) from error
+
+
+def _compiled(server: Server, use: ToolUse, answer: Schema | None) -> TokenGrammar:
+    lark = _lark(server, use, answer)
+    try:
+        return server.grammars.lark(lark)
+    except GrammarError as error:
+        raise fault(lark, use.callable, error) from error
 
 
 def _lark(server: Server, use: ToolUse, answer: Schema | None) -> str:
     format, token_id = server.tokenizer.chat_format.tools, server.tokenizer.token_id
     if format is None:
         raise ToolsNotEnforceable("harmony")
+    if answer is not None and format.wording is None and not use.narrowed:
+        return free_calls(format, token_id, answer)
     if use.required or answer is not None:
-        return forced_calls(format, use.callable, use.many, token_id, None if use.required else answer)
+        return forced_calls(format, use.callable, use.many, token_id, answer)
     return checked_calls(format, use.callable, use.many, token_id)
 
 
@@ -124,10 +178,17 @@ async def call_grammars(server: Server, use: ToolUse, *, enforced: bool) -> Call
     For formats whose calls stand in messages of their own. Raises ApiError.
     """
     names = [tool["function"]["name"] for tool in use.callable]
-    if not (enforced or use.required or use.strict or len(use.callable) < len(use.shown)):
+    if not (enforced or use.required or use.narrowed):
         return dict.fromkeys(names)
-    field = "tool_choice" if use.required else "tools"
     return {
-        name: await compile_off_thread(server, field, partial(server.grammars.lark, arguments(tool)))
+        name: await compile_off_thread(server, use.parameters_field(name), partial(_arguments, server, tool))
         for name, tool in zip(names, use.callable, strict=True)
     }
+
+
+def _arguments(server: Server, tool: dict[str, Any]) -> TokenGrammar:
+    lark = arguments(tool)
+    try:
+        return server.grammars.lark(lark)
+    except GrammarError as error:
+        raise fault(lark, [tool], error) from error

@@ -2,50 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 from llguidance import LLMatcher
 
 from parallm_openai.engine.constraint import Mask, mask_words
-
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
-# Without a bound, a model that has lost its way writes white space for ever.
-WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-# White space where JSON allows it; `lenient` would skip the keywords that it cannot enforce.
-JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": WHITE_SPACE, "lenient": False}
-
-
-def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with `additionalProperties: false` wherever it leaves open which properties there are.
-
-    What matches still matches the schema itself, and a model is not tempted to make up
-    properties. Schemas put together with `allOf` are left alone: their parts must stay open to each other.
-    """
-    if "allOf" in json.dumps(schema):
-        return dict(schema)
-    return _closed(schema, name_of=None)
-
-
-def _closed(part: Any, name_of: str | None) -> Any:
-    if name_of in _VALUES or not isinstance(part, (Mapping, list)):
-        return part
-    if isinstance(part, list):
-        return [_closed(item, None) for item in part]
-    # Below these, keys are names and not keywords.
-    keywords = name_of not in ("properties", "$defs", "definitions", "patternProperties")
-    inner = {key: _closed(value, key if keywords else None) for key, value in part.items()}
-    if keywords and isinstance(part.get("properties"), Mapping) and not _OPEN & part.keys():
-        inner["additionalProperties"] = False
-    return inner
-
-
-_VALUES = frozenset({"const", "enum", "default", "examples", "required"})
-_OPEN = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties", "anyOf", "oneOf", "$ref"})
 
 
 class GrammarError(ValueError):

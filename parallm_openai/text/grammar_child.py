@@ -91,6 +91,9 @@ def walk(matcher: LLMatcher, luck: random.Random, deadline: float) -> str | None
             break
         with Step():
             matcher.consume_token(token)
+            # Drafts are taken back, which some options of lexemes rule out.
+            matcher.rollback(1)
+            matcher.consume_token(token)
         if matcher.is_error():
             return matcher.get_error()
     return None

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from parallm_openai.text.grammar import JSON_OPTIONS, GrammarError, TokenGrammar, closed
+from parallm_openai.text.grammar import GrammarError, TokenGrammar
 from parallm_openai.text.grammar_cache import GrammarCache
 from parallm_openai.text.grammar_trial import GrammarTrial, TrialLimits
+from parallm_openai.text.schemas import SchemaError, schema_text
 
 T = TypeVar("T")
 
@@ -56,8 +57,11 @@ class Grammars:
 
     def json_schema(self, schema: Mapping[str, Any]) -> TokenGrammar:
         """JSON that the schema accepts, closed. Raises GrammarError naming the keyword that cannot be enforced."""
-        text = json.dumps(closed(schema), ensure_ascii=False)
-        return self._compiled(LLMatcher.grammar_from_json_schema(text, JSON_OPTIONS))
+        try:
+            text = schema_text(schema)
+        except SchemaError as error:
+            raise GrammarError(str(error)) from error
+        return self._compiled(LLMatcher.grammar_from_json_schema(text))
 
     def regex(self, pattern: str) -> TokenGrammar:
         """Text that matches the whole pattern (Rust syntax, no look-around)."""
@@ -65,7 +69,8 @@ class Grammars:
 
     def lark(self, grammar: str) -> TokenGrammar:
         """Text of the `start` rule of a Lark grammar, as llguidance reads it."""
-        return self._compiled(LLMatcher.grammar_from_lark(grammar))
+        # Text alone would also pass for llguidance's own JSON, with limits and options of the client's.
+        return self._compiled(json.dumps({"grammars": [{"lark_grammar": grammar}]}, ensure_ascii=False))
 
     def submit(self, compiled: Callable[[], TokenGrammar]) -> Future[TokenGrammar]:
         """Run one of the calls above on a thread for that."""

@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.call_ids import KIMI, OPENAI, SHORT, CallIdForm, Message
 from parallm_openai.text.history import TemplateTraits, adapted, described
+from parallm_openai.text.plain_tools import plainer
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -67,6 +68,24 @@ class ChatTemplate:
         """
         if not self.exists:
             raise TemplateError("this model has no chat template; use /v1/completions")
+        try:
+            return self._in_some_form(messages, tools, continue_final, options)
+        except TemplateError:
+            if not tools or (simple := plainer(tools)) == list(tools):
+                raise
+            try:
+                return self._in_some_form(messages, simple, continue_final, options)
+            except TemplateError:
+                pass
+            raise
+
+    def _in_some_form(
+        self,
+        messages: Sequence[Message],
+        tools: Tools | None,
+        continue_final: bool,
+        options: Mapping[str, Any] | None,
+    ) -> str:
         traits = self.traits(bool(tools))
         try:
             return self._render(messages, traits, tools, continue_final, options)

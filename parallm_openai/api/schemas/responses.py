@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import from_json
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from parallm_openai.api.errors import ApiError, invalid, unsupported
+from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.api.schemas.chat import FormatName
 from parallm_openai.api.schemas.response_items import Item, Items, Open
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import Name
-
-
-def _as_json(name: str, value: Any) -> Any:
-    """The same as it can be written in an answer. Raises ApiError for what cannot be."""
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except ValueError as error:
-        raise invalid(f"Invalid value for '{name}': NaN and infinity are not JSON.", name) from error
-    except RecursionError as error:
-        raise _too_deep(name) from error
-    whole = _whole_characters(text)
-    if isinstance(value, str):
-        return value if whole == text else json.loads(whole)
-    try:
-        # Refuses what is nested more than 200 times, which templates and grammars would fail at sooner or later.
-        from_json(whole)
-    except ValueError as error:
-        raise _too_deep(name) from error
-    return value if whole == text else json.loads(whole)
-
-
-def _too_deep(name: str) -> ApiError:
-    return invalid(f"Invalid value for '{name}': it is nested too deeply.", name)
-
-
-def _whole_characters(text: str) -> str:
-    """The text with the halves of pairs of surrogates joined, or replaced where one is missing."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _input_form(value: Any) -> str:
@@ -156,14 +124,6 @@ class ConversationFields(Body):
     chat_template_kwargs: dict[str, Any] | None = None
     # Known to OpenAI's clients, not supported: refused by name unless they ask for nothing.
     conversation: Any = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _can_be_given_back(cls, data: Any) -> Any:
-        """Python reads more than JSON may hold: NaN is refused, half a character replaced."""
-        if not isinstance(data, dict):
-            return data
-        return {_whole_characters(name): _as_json(name, value) for name, value in data.items()}
 
     @property
     def items(self) -> list[Item]:

@@ -11,11 +11,15 @@ from typing import Any
 
 import regex
 
-from parallm_openai.text.grammar import JSON_OPTIONS, closed
+from parallm_openai.text.grammar import GrammarError
+from parallm_openai.text.schemas import SchemaError, schema_text
 from parallm_openai.text.tools.format import Tool, ToolFormat, Wording
 
 Schema = Mapping[str, Any]
 TokenId = Callable[[str], int | None]
+_FAULT = regex.compile(
+    r"at (?P<line>\d+)\(\d+\): failed to compile JSON schema: (?P<reason>.*?)(?:\n +\d+ \||$)", regex.DOTALL
+)
 _MARK = regex.compile(r"<[|｜][^<>]*[|｜]>")
 
 
@@ -23,27 +27,56 @@ class ToolsNotEnforceable(ValueError):
     """This family's way of writing calls has no grammar here."""
 
 
+class SchemaFault(GrammarError):
+    """A schema cannot be enforced: that of a tool's parameters by its name, or with None that of the answer."""
+
+    def __init__(self, tool: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.tool = tool
+
+
 def forced_calls(
     format: ToolFormat, tools: Sequence[Tool], many: bool, token_id: TokenId, answer: Schema | None = None
 ) -> str:
     """One call of one of `tools`, or with `many` one or more; or else JSON of the schema `answer`, if there is one.
 
-    Raises ToolsNotEnforceable.
+    Raises ToolsNotEnforceable or SchemaFault.
     """
     return _Writer(format, tools, token_id).forced(many, answer)
+
+
+def free_calls(format: ToolFormat, token_id: TokenId, answer: Schema) -> str:
+    """JSON of the schema `answer`, or anything that begins as a call does: for formats whose calls have no wording.
+
+    Raises ToolsNotEnforceable or SchemaFault.
+    """
+    if not format.start:
+        raise ToolsNotEnforceable(format.name)
+    rules = ["start: answer | call", f"call: {_literal(format.start, token_id)} rest", "rest: <[*]>*"]
+    return "\n".join([*rules, _answer(answer), ""])
 
 
 def checked_calls(format: ToolFormat, tools: Sequence[Tool], many: bool, token_id: TokenId) -> str:
     """Any text in which every call is of one of `tools`, with arguments as its schema says.
 
-    Raises ToolsNotEnforceable.
+    Raises ToolsNotEnforceable or SchemaFault.
     """
     return _Writer(format, tools, token_id).checked(many)
 
 
+def fault(grammar: str, tools: Sequence[Tool], error: GrammarError) -> GrammarError:
+    """What llguidance finds wrong with one of the grammars above, as the fault of the schema that it is about."""
+    found = _FAULT.match(str(error))
+    if found is None:
+        return error
+    reason = found["reason"].strip()
+    rule = grammar.splitlines()[int(found["line"]) - 1].partition(":")[0]
+    return SchemaFault(tools[int(rule.removeprefix("call_"))]["function"]["name"] if rule != "answer" else None, reason)
+
+
 def arguments(tool: Tool) -> str:
     """The arguments of a call of `tool` and nothing around them."""
-    return f"start: %json {_arguments_schema(tool)}\n"
+    return f"start: call_0\ncall_0: %json {_arguments_schema(tool)}\n"
 
 
 class _Writer:
@@ -58,7 +91,7 @@ class _Writer:
     def forced(self, many: bool, answer: Schema | None) -> str:
         rules = [f"start: {self._blocks(many)}" + (" | answer" if answer is not None else ""), *self._rules()]
         if answer is not None:
-            rules.append(f"answer: %json {_bounded(answer, lenient=False)}")
+            rules.append(_answer(answer))
         return "\n".join([*rules, ""])
 
     def checked(self, many: bool) -> str:
@@ -100,22 +133,34 @@ class _Writer:
         return rules
 
     def _literal(self, text: str) -> str:
-        """Text as Lark; a mark that is a token of its own by its id."""
-        if not text:
-            return ""
-        if (token := self._token_id(text)) is not None and len(text) > 1:
-            return f"<[{token}]>"
-        pieces = [piece for piece in regex.split(f"({_MARK.pattern})", text) if piece]
-        if len(pieces) > 1:
-            return " ".join(map(self._literal, pieces))
-        return json.dumps(text, ensure_ascii=False)
+        return _literal(text, self._token_id)
+
+
+def _literal(text: str, token_id: TokenId) -> str:
+    """Text as Lark; a mark that is a token of its own by its id."""
+    if not text:
+        return ""
+    if (token := token_id(text)) is not None and len(text) > 1:
+        return f"<[{token}]>"
+    pieces = [piece for piece in regex.split(f"({_MARK.pattern})", text) if piece]
+    if len(pieces) > 1:
+        return " ".join(_literal(piece, token_id) for piece in pieces)
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _answer(schema: Schema) -> str:
+    try:
+        return f"answer: %json {schema_text(schema)}"
+    except SchemaError as error:
+        raise SchemaFault(None, str(error)) from error
 
 
 def _arguments_schema(tool: Tool) -> str:
     """The schema of the arguments; what cannot be enforced is skipped unless the tool is strict."""
     function = tool["function"]
-    return _bounded({"type": "object", **(function.get("parameters") or {})}, lenient=not function.get("strict"))
-
-
-def _bounded(schema: Schema, lenient: bool) -> str:
-    return json.dumps({**closed(schema), "x-guidance": {**JSON_OPTIONS, "lenient": lenient}}, ensure_ascii=False)
+    # Arguments are an object, whatever else a schema allows.
+    schema = {**(function.get("parameters") or {}), "type": "object"}
+    try:
+        return schema_text(schema, lenient=not function.get("strict"))
+    except SchemaError as error:
+        raise SchemaFault(function["name"], str(error)) from error
