@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from parallm_openai.api import errors
 from parallm_openai.api.body import parse
@@ -89,9 +90,12 @@ class BodyRoute(APIRoute):
 async def _read(request: BodyRequest, share: Share) -> None:
     """Read the body, and parse it if it calls itself JSON. Raises ApiError."""
     parts: list[bytes] = []
-    async for part in request.stream():
-        share.add(len(part))
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            share.add(len(part))
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ClientGone from error
     raw = request.raw = b"".join(parts)
     if raw and _is_json(request.headers.get("content-type")):
         request.parsed = await asyncio.to_thread(parse, raw) if len(raw) > INLINE_BYTES else parse(raw)
