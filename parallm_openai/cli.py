@@ -159,16 +159,16 @@ def serve(
         str,
         typer.Option(
             envvar="PARALLM_CORS_ORIGINS",
-            help="Origins whose pages may call the server, by commas: loopback (pages of this machine), * or "
-            "https://page.example; empty for none.",
+            help="Origins whose pages may call the server, by commas: loopback (pages of this machine), "
+            "https://page.example, https://*.page.example, app://name, null or *; empty for none.",
         ),
     ] = "loopback",
     allowed_hosts: Annotated[
         str,
         typer.Option(
             envvar="PARALLM_ALLOWED_HOSTS",
-            help="Host names that the server goes by besides localhost, by commas. Not checked (*) if it listens on "
-            "another address than this machine's own, unless given.",
+            help="Accepted Host names besides localhost, by commas. Default: only loopback names on a loopback "
+            "address, any name otherwise.",
         ),
     ] = "",
     request_timeout: Annotated[

@@ -30,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         raise ListenError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host or --port"
         ) from error
     return listener
 

@@ -131,7 +131,9 @@ def test_a_request_that_takes_too_long_is_ended(start_server: Callable[..., Runn
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "timeout"
         lines = client.post("/v1/completions", json=STORY | {"max_tokens": 8000, "stream": True}).text.splitlines()
-    assert json.loads([line for line in lines if line][-1].removeprefix("data: "))["error"]["code"] == "timeout"
+    *_, last, done = [line.removeprefix("data: ") for line in lines if line]
+    assert json.loads(last)["error"]["code"] == "timeout"
+    assert done == "[DONE]"
     server.wait_until_idle()
 
 

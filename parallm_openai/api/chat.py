@@ -119,7 +119,7 @@ def _template_options(server: Server, body: ChatRequest) -> dict[str, Any]:
     options = dict(body.chat_template_kwargs or {})
     if taken := server.tokenizer.template.reserved & options.keys():
         field = f"chat_template_kwargs.{min(taken)}"
-        raise errors.invalid(f"'{field}' is no variable of the chat template: this server sets it itself.", field)
+        raise errors.invalid(f"'{field}' cannot be set: the server sets it itself.", field)
     effort = body.reasoning_effort
     if effort is not None:
         if effort != "none" and not server.tokenizer.chat_format.reasons:

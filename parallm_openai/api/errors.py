@@ -71,8 +71,9 @@ def unsupported(param: str, reason: str = "is not supported by this server") -> 
     return ApiError(400, f"'{param}' {reason}.", param=param, code="unsupported_parameter")
 
 
-def model_not_found(name: str) -> ApiError:
-    return ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")
+def model_not_found(name: str, served: Sequence[str]) -> ApiError:
+    message = f"The model '{name[:200]}' does not exist. This server has: {', '.join(served)}."
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
 def context_exceeded(limit: int, prompt: int, completion: int, param: str) -> ApiError:
@@ -151,6 +152,8 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
         return ApiError(400, f"Missing required parameter: '{name}'.", param=param, code="missing_required_parameter")
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     reason = error["msg"].removeprefix("Value error, ")
+    if kind == "too_short" and error.get("ctx", {}).get("min_length") == 1:
+        reason = "it must not be empty"
     return invalid(f"Invalid value for '{param or 'body'}': {reason}.", param, code)
 
 

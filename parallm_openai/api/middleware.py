@@ -101,8 +101,8 @@ def _matches(given: Sequence[bytes], keys: Sequence[bytes]) -> bool:
 
 
 def _admin_needed(settable: bool) -> ApiError:
-    how = "Send an admin key." if settable else "Start the server with --admin-key to have one."
-    return ApiError(403, f"This route needs an admin key. {how}", code="admin_key_required")
+    how = "" if settable else " Start the server with --admin-key to have one."
+    return ApiError(403, f"This route needs an admin key.{how}", code="admin_key_required")
 
 
 class Body:

@@ -30,7 +30,7 @@ async def retrieve_model(name: str, request: HttpRequest) -> dict[str, Any]:
     """One model by name."""
     server = server_of(request)
     if name not in server.model_names:
-        raise errors.model_not_found(name)
+        raise errors.model_not_found(name, server.model_names)
     return _described(server, name)
 
 

@@ -59,7 +59,7 @@ class Server:
 
     def check_model(self, name: str) -> None:
         if name not in self.model_names:
-            raise errors.model_not_found(name)
+            raise errors.model_not_found(name, self.model_names)
 
     def owner(self, request: HttpRequest) -> str:
         """Who sends a request, by its key. Those without one are all the same."""

@@ -106,7 +106,7 @@ class Visitors:
                 return None
             return _refused(
                 "origin_not_allowed",
-                f"Pages of {origin[:200]!r} may not call this server. Start it with --cors-origins to allow them.",
+                f"Pages of {origin[:200]!r} may not call this server. --cors-origins {origin[:200]} would allow them.",
             )
         # Sent by browsers alone: `none` is the user's own doing, and any other value is another site's page.
         site = headers.get("sec-fetch-site", "none")

@@ -223,7 +223,7 @@ class ResponsesRequest(ConversationFields, SamplingFields):
 def check_include(include: list[str] | None) -> None:
     for place, wanted in enumerate(include or []):
         if wanted not in INCLUDABLE:
-            raise unsupported(f"include[{place}]", f"is '{wanted}', which this server has not got")
+            raise unsupported(f"include[{place}]", f"is '{wanted}', which this server does not support")
 
 
 def _check_tool(tool: Any, where: str) -> None:
