@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -140,12 +141,21 @@ def _continues(body: ChatRequest) -> bool:
 
 async def _answer_grammar(server: Server, body: ChatRequest, use: ToolUse) -> Grammar | None:
     """What binds an answer by itself; a required call leaves none, and `tool_grammar` binds both where it can."""
-    if use.callable:
-        if body.guided_regex is not None or body.guided_json is not None or body.grammar is not None:
-            raise errors.invalid("A grammar for the answer and tools cannot be used together.", "tools")
-        if use.required or not server.tokenizer.chat_format.harmony:
-            return None
+    if use.required:
+        return None
+    if use.callable and not server.tokenizer.chat_format.harmony:
+        if body.guided_regex is not None or body.grammar is not None:
+            raise errors.invalid("A regular expression or a Lark grammar cannot be used together with tools.", "tools")
+        return None
     return await requested_grammar(server, body)
+
+
+def _answer_schema(body: ChatRequest) -> Mapping[str, Any] | None:
+    """The schema that an answer follows if it is no call."""
+    schema = schema_of(body.response_format)
+    if schema is not None and body.guided_json is not None:
+        raise errors.invalid("'response_format' and 'guided_json' cannot be used together.", "response_format")
+    return body.guided_json if schema is None else schema
 
 
 async def _grammar(
@@ -158,7 +168,7 @@ async def _grammar(
         if format.harmony:
             calls = await call_grammars(server, use, enforced=answer is not None)
         else:
-            answer = await tool_grammar(server, use, None if use.required else schema_of(body.response_format))
+            answer = await tool_grammar(server, use, None if use.required else _answer_schema(body))
     if body.thinking_budget is not None and not format.reasons:
         raise errors.unsupported("thinking_budget", "cannot be used: this model does not mark its thoughts")
     if answer is None and body.thinking_budget is None and not any(calls.values()):

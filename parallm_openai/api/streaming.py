@@ -22,6 +22,8 @@ T = TypeVar("T")
 AppStatus.disable_automatic_graceful_drain()
 
 DONE = "[DONE]"
+# No ends of lines in server-sent events, but some clients split there.
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 # For the OpenAPI document: what a route that may stream answers with.
 STREAMED: dict[int | str, dict[str, Any]] = {
@@ -64,7 +66,7 @@ async def merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, 
 
 
 def frame(body: dict[str, Any]) -> dict[str, str]:
-    return {"data": json.dumps(body, ensure_ascii=False, separators=(",", ":"))}
+    return {"data": json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(LINE_ENDS)}
 
 
 def event_stream(

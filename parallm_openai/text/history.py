@@ -14,6 +14,8 @@ from parallm_openai.text.call_ids import OPENAI, CallIdForm, Message, rename_cal
 
 # What clients and servers call the thoughts of an answer. Templates read one of these.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# Parts of a message's content that are thoughts.
+THOUGHT_PARTS = ("thinking", "reasoning")
 _NO_JSON = object()
 
 
@@ -75,7 +77,7 @@ def _message(message: Message, traits: TemplateTraits) -> Message:
             function["arguments"] = _arguments(function["arguments"], traits)
     if calls:
         shaped["tool_calls"] = calls
-    _name_thoughts(shaped, joined=bool(calls) and not traits.apart)
+    _name_thoughts(shaped, _thoughts_in(message.get("content")), joined=bool(calls) and not traits.apart)
     return shaped
 
 
@@ -84,13 +86,23 @@ def _flat(content: Any, refusal: Any) -> str:
         return refusal if isinstance(refusal, str) else ""
     if isinstance(content, str):
         return content
-    return "".join(part.get("text") or part.get("refusal") or "" for part in content)
+    return "".join(
+        part.get("text") or part.get("refusal") or "" for part in content if part.get("type") not in THOUGHT_PARTS
+    )
 
 
-def _name_thoughts(message: Message, joined: bool) -> None:
+def _thoughts_in(content: Any) -> str:
+    """The thoughts among the parts of a message's content: as text, or as parts of their own."""
+    if not isinstance(content, list):
+        return ""
+    found = [part.get(part["type"]) or part.get("text") for part in content if part.get("type") in THOUGHT_PARTS]
+    return "".join(each if isinstance(each, str) else _flat(each, None) for each in found)
+
+
+def _name_thoughts(message: Message, parts: str, joined: bool) -> None:
     """Give an assistant's thoughts every name that a template may read, and the content too if `joined`."""
     given = [message.pop(name, None) for name in THOUGHTS]
-    thoughts = next((text for text in given if isinstance(text, str) and text), None)
+    thoughts = next((text for text in (*given, parts) if isinstance(text, str) and text), None)
     if thoughts is None or message["role"] != "assistant":
         return
     if joined and message["content"]:

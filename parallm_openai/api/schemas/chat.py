@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
-from parallm_openai.text.history import THOUGHTS
+from parallm_openai.text.history import THOUGHT_PARTS, THOUGHTS
 
 # More are no conversation; checking each takes its time.
 MAX_MESSAGES = 16_384
@@ -23,18 +24,26 @@ class ContentPart(Body):
     refusal: str | None = None
 
 
+def _arguments_text(value: Any) -> Any:
+    """Arguments as JSON text, also of clients that keep them as an object or leave them out."""
+    return "{}" if value is None else json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
+Arguments = Annotated[str, BeforeValidator(_arguments_text)]
+
+
 class FunctionCall(Body):
     # Clients send calls back with what they keep beside them, which is nothing that the model wrote (an index, …).
     model_config = ConfigDict(extra="ignore", strict=True)
 
     name: str
-    arguments: str
+    arguments: Arguments = "{}"
 
 
 class ToolCall(Body):
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    id: str
+    id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
@@ -62,19 +71,21 @@ class ChatMessage(Body):
     def _says_something_else(self) -> bool:
         # An answer that was cut short in its thoughts has nothing but them; one that was refused, the refusal.
         more = self.model_extra or {}
-        said = (more.get(name) for name in (*THOUGHTS, "refusal"))
+        said = [more.get(name) for name in (*THOUGHTS, "refusal")]
         return bool(self.tool_calls or self.function_call) or any(isinstance(text, str) and text for text in said)
 
     def check(self, index: int) -> None:
         """Raise ApiError for what a text model cannot read."""
         where = f"messages[{index}]"
-        if self.content is None and self.role not in ("assistant", "function"):
+        if self.content is None and self.role not in ("assistant", "tool", "function"):
             raise invalid(f"Invalid value for '{where}.content': expected text, got null.", f"{where}.content")
         if self.role == "assistant" and self.content is None and not self._says_something_else:
             raise invalid(f"'{where}' has neither content nor tool calls.", f"{where}.content")
         if isinstance(self.content, list):
             for place, part in enumerate(self.content):
                 param = f"{where}.content[{place}]"
+                if part.type in THOUGHT_PARTS and self.role == "assistant":
+                    continue
                 if part.type not in ("text", "refusal"):
                     raise unsupported(f"{param}.type", f"is '{part.type}': this model reads text only")
                 if part.type == "text" and part.text is None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.api.schemas.chat import Arguments
 from parallm_openai.api.schemas.sampling import Body
 
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
@@ -137,7 +138,7 @@ class FunctionCall(Item):
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    arguments: Arguments = "{}"
 
     def told(self) -> Sequence[Told]:
         return [Called(self.call_id, self.name, self.arguments)]

@@ -106,7 +106,17 @@ class ReasoningConfig(Body):
 
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"
-INCLUDABLE = (LOGPROBS, ENCRYPTED)
+# The others concern tools and images that there are none of: nothing is left out by ignoring them.
+INCLUDABLE = (
+    LOGPROBS,
+    ENCRYPTED,
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
 
 
 class ConversationFields(Body):
