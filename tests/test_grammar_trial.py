@@ -6,14 +6,15 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 import pytest
 from servers import demo_target
 
-from parallm_openai.text.grammar import GrammarError
+from parallm_openai.text.grammar import GrammarBusyError, GrammarError
 from parallm_openai.text.grammar_compiler import TRIAL_PARSER, Grammars
-from parallm_openai.text.grammar_trial import TrialLimits
+from parallm_openai.text.grammar_trial import TooSlowError, TrialLimits
 from parallm_openai.text.tokenizer import Tokenizer
 
 TARGET = demo_target()
@@ -21,7 +22,7 @@ TARGET = demo_target()
 
 @pytest.fixture(scope="module")
 def grammars() -> Iterator[Grammars]:
-    limits = TrialLimits(cpu_seconds=1.0, memory=128 * 2**20, parser=TRIAL_PARSER)
+    limits = TrialLimits(slow_seconds=1.0, parser=TRIAL_PARSER)
     tokenizer = Tokenizer(TARGET.tokenizer, TARGET.vocab_size)
     made = Grammars(tokenizer.wrapper._tokenizer, TARGET.vocab_size, TARGET.eos_token_ids, limits)
     yield made
@@ -70,6 +71,19 @@ def test_a_limit_that_is_met_some_tokens_later_is_found_at_once(grammars: Gramma
 def test_a_grammar_that_would_hold_up_every_step_is_refused(grammars: Grammars) -> None:
     with pytest.raises(GrammarError):
         grammars.regex("ab" * 400_000)
+
+
+def test_slow_grammars_hold_up_no_quick_one(grammars: Grammars) -> None:
+    bombs = [
+        grammars.submit(partial(grammars.json_schema, {"type": "integer", "multipleOf": 99_000_001 + 2 * n}))
+        for n in range(8)
+    ]
+    while not any(bomb.running() for bomb in bombs):
+        time.sleep(0.01)
+    time.sleep(1)
+    assert grammars.submit(lambda: grammars.regex("quick{7}")).result(timeout=60).matcher().error is None
+    assert not all(bomb.done() for bomb in bombs)
+    assert {type(bomb.exception(timeout=120)) for bomb in bombs} <= {TooSlowError, GrammarError, GrammarBusyError}
 
 
 def test_a_refusal_is_remembered(grammars: Grammars) -> None:

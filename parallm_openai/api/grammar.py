@@ -10,7 +10,7 @@ from parallm_openai.api import errors
 from parallm_openai.api.schemas.chat import ChatRequest, ResponseFormat
 from parallm_openai.api.schemas.sampling import SamplingFields
 from parallm_openai.api.server import Server
-from parallm_openai.text.grammar import GrammarError, TokenGrammar
+from parallm_openai.text.grammar import GrammarBusyError, GrammarError, TokenGrammar
 
 ANY_OBJECT = {"type": "object"}
 
@@ -36,7 +36,10 @@ async def compile_off_thread(server: Server, field: str, compiled: Callable[[], 
 
 async def off_thread(server: Server, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
     """A large schema takes seconds to compile: on a thread for that. Raises whatever `compiled` raises."""
-    return await asyncio.wrap_future(server.grammars.submit(compiled))
+    try:
+        return await asyncio.wrap_future(server.grammars.submit(compiled))
+    except GrammarBusyError as error:
+        raise errors.overloaded(f"The grammar cannot be compiled now: {error}. Please try again.") from error
 
 
 def _wanted(server: Server, body: SamplingFields) -> dict[str, Callable[[], TokenGrammar]]:

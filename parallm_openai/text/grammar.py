@@ -12,6 +12,10 @@ class GrammarError(ValueError):
     """The grammar is not valid, says what cannot be enforced, or costs too much."""
 
 
+class GrammarBusyError(Exception):
+    """The server is busy with other grammars that take long to compile."""
+
+
 class TokenGrammar:
     """A compiled grammar over one tokenizer's tokens."""
 

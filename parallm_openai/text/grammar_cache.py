@@ -12,60 +12,75 @@ from parallm_openai.text.grammar import GrammarError, TokenGrammar
 
 # A refusal is remembered too; it takes about this much.
 REFUSAL_BYTES = 1024
+MOST_ENTRIES = 4096
 
 Outcome = TokenGrammar | GrammarError
+Making = Future[tuple[TokenGrammar, int]]
 
 
 class GrammarCache:
-    """Outcomes of compiling by the grammar's text. Thread-safe."""
+    """Outcomes of compiling by the grammar's text. Thread-safe; waits for nothing."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        # Entered again where a future is settled at once.
+        self._lock = threading.RLock()
         self._outcomes: OrderedDict[bytes, tuple[Outcome, int]] = OrderedDict()
-        self._under_way: dict[bytes, Future[Outcome]] = {}
+        self._under_way: dict[bytes, Making] = {}
         self.bytes = 0
 
-    def get(self, text: str, compile: Callable[[str], tuple[TokenGrammar, int]]) -> TokenGrammar:
-        """The grammar of `text`, by `compile` (which also tells its size) unless it is known.
+    def get(self, text: str, make: Callable[[str], Making]) -> Future[TokenGrammar]:
+        """The grammar of `text`, from `make` (which also tells its size) unless it is known or under way.
 
-        Raises GrammarError, also for a text that was refused before.
+        The future fails with GrammarError, also for a text that was refused before.
         """
         key = hashlib.blake2b(text.encode()).digest()
+        found: Future[TokenGrammar] = Future()
         with self._lock:
             if key in self._outcomes:
                 self._outcomes.move_to_end(key)
-                return _granted(self._outcomes[key][0])
-            found = self._under_way.get(key)
-            if found is None:
-                mine = self._under_way[key] = Future()
-        if found is not None:
-            return _granted(found.result())
-        outcome: Outcome
-        try:
-            outcome, size = compile(text)
-        except GrammarError as error:
-            outcome, size = error, REFUSAL_BYTES
-        except BaseException as error:
-            with self._lock:
-                del self._under_way[key]
-            mine.set_exception(error)
-            raise
-        with self._lock:
-            del self._under_way[key]
-            self._keep(key, outcome, size + len(text))
-        mine.set_result(outcome)
-        return _granted(outcome)
+                _settle(found, self._outcomes[key][0])
+                return found
+            making = self._under_way.get(key)
+            if making is None:
+                making = self._under_way[key] = make(text)
+                making.add_done_callback(lambda made: self._keep(key, len(text), made))
+        making.add_done_callback(lambda made: _pass_on(made, found))
+        return found
 
-    def _keep(self, key: bytes, outcome: Outcome, size: int) -> None:
+    def _keep(self, key: bytes, length: int, made: Making) -> None:
+        error = made.exception()
+        with self._lock:
+            self._under_way.pop(key, None)
+            if error is None:
+                grammar, size = made.result()
+                self._add(key, grammar, size + length)
+            elif isinstance(error, GrammarError):
+                self._add(key, error, REFUSAL_BYTES)
+
+    def _add(self, key: bytes, outcome: Outcome, size: int) -> None:
         self._outcomes[key] = (outcome, size)
         self.bytes += size
-        while self.bytes > self._limit:
+        while self.bytes > self._limit or len(self._outcomes) > MOST_ENTRIES:
             _, (_, freed) = self._outcomes.popitem(last=False)
             self.bytes -= freed
 
 
-def _granted(outcome: Outcome) -> TokenGrammar:
+def _settle(found: Future[TokenGrammar], outcome: Outcome) -> None:
+    # The future of a request that was given up is cancelled already.
+    if not found.set_running_or_notify_cancel():
+        return
     if isinstance(outcome, GrammarError):
-        raise GrammarError(*outcome.args)
-    return outcome
+        found.set_exception(GrammarError(*outcome.args))
+    else:
+        found.set_result(outcome)
+
+
+def _pass_on(made: Making, found: Future[TokenGrammar]) -> None:
+    error = made.exception()
+    if error is None:
+        _settle(found, made.result()[0])
+    elif isinstance(error, GrammarError):
+        _settle(found, error)
+    elif found.set_running_or_notify_cancel():
+        found.set_exception(error)

@@ -1,12 +1,13 @@
 """The process in which a client's grammar is tried before the server compiles it. Run as a script, never imported.
 
-Compiling is native code: a hostile grammar can overflow its stack, fill the memory or never end. Here that
-costs a process of which there is another in a moment, and the request alone gets an error.
+Compiling is native code: a hostile grammar can overflow its stack, fill the memory or never end. So this process
+forks for each grammar: what goes wrong there costs that fork, and the request alone gets an error.
 
-It reads JSON objects, one a line. The first sets it up: `tokenizer` (the text of a tokenizer.json), `n_vocab`,
-`eos`, `limits` (of llguidance's parser), `seconds` (of CPU time for one grammar), `bytes` (of memory that one may add)
-and `stack` (bytes). Each further one is `{"grammar": text}`. The answer is `{"error", "bytes"}`: why the grammar is
-refused, or null, and the memory that it took. It imports llguidance and psutil alone, so that it starts in a moment.
+It reads JSON objects, one a line, and answers each but the first with one. The first sets it up: `tokenizer` (the text
+of a tokenizer.json), `n_vocab`, `eos`, `limits` (of llguidance's parser), `bytes` (of memory that one grammar may take)
+and `stack` (bytes). Each further one is `{"grammar": text, "seconds": of CPU time}`. The answer is `{"error", "bytes",
+"status"}`: why the grammar is refused, or null; the memory that it took; and, if the fork came to an end without
+an answer of its own, how. It imports llguidance and psutil alone, so that it starts in a moment.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import random
 import resource
 import threading
 import time
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import psutil
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-# Exit statuses that tell the server what was exceeded.
+# Exit statuses of a fork that tell what was exceeded.
 TOO_SLOW, TOO_LARGE = 70, 71
 WATCH_SECONDS = 0.02
 # A grammar may fail only some tokens into an answer. Walks of random tokens find most of those.
@@ -32,33 +33,30 @@ SLOWEST_STEP = 0.1
 
 
 class Watchdog(threading.Thread):
-    """Ends this process when the grammar under way takes too long or too much, or nobody is left to tell."""
+    """Ends this process when it takes too long or too much, or nobody is left to tell."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         super().__init__(daemon=True)
         self._process = psutil.Process()
-        self._seconds = seconds
-        self._memory = memory
         self._parent = os.getppid()
-        self._limits: tuple[float, int] | None = None
+        self._before = self.resident
+        self._seconds = time.process_time() + seconds
+        self._memory = memory
 
     @property
     def resident(self) -> int:
         return int(self._process.memory_info().rss)
 
-    def begin(self) -> None:
-        self._limits = time.process_time() + self._seconds, self.resident + self._memory
-
-    def end(self) -> None:
-        self._limits = None
+    @property
+    def grown(self) -> int:
+        return max(0, self.resident - self._before)
 
     def run(self) -> None:
         while os.getppid() == self._parent:
-            if (limits := self._limits) is not None:
-                if time.process_time() > limits[0]:
-                    os._exit(TOO_SLOW)
-                if self.resident > limits[1]:
-                    os._exit(TOO_LARGE)
+            if time.process_time() > self._seconds:
+                os._exit(TOO_SLOW)
+            if self.grown > self._memory:
+                os._exit(TOO_LARGE)
             time.sleep(WATCH_SECONDS)
         os._exit(0)
 
@@ -126,22 +124,29 @@ def some_token(mask: bytes, luck: random.Random) -> int | None:
     return place + (rest & -rest).bit_length() - 1
 
 
-def serve(settings: dict[str, Any], requests: TextIO, answers: TextIO) -> None:
-    tokens = LLTokenizer(settings["tokenizer"], n_vocab=settings["n_vocab"], eos_token=settings["eos"] or None)
-    limits = LLParserLimits(**settings["limits"])
-    watchdog = Watchdog(settings["seconds"], settings["bytes"])
+def answer(tokens: LLTokenizer, settings: dict[str, Any], request: dict[str, Any], answers: TextIO) -> NoReturn:
+    """In a fork: try the grammar, tell, and end."""
+    watchdog = Watchdog(request["seconds"], settings["bytes"])
     watchdog.start()
-    for line in requests:
-        grammar = json.loads(line)["grammar"]
-        before = watchdog.resident
-        watchdog.begin()
+
+    def run() -> None:
         try:
-            error = problem(tokens, grammar, limits)
+            error = problem(tokens, request["grammar"], LLParserLimits(**settings["limits"]))
         except TooSlow as slow:
             error = str(slow)
-        watchdog.end()
-        answers.write(json.dumps({"error": error, "bytes": max(0, watchdog.resident - before)}) + "\n")
-        answers.flush()
+        tell(answers, error=error, bytes=watchdog.grown)
+        os._exit(0)
+
+    threading.stack_size(settings["stack"])
+    worker = threading.Thread(target=run)
+    worker.start()
+    worker.join()
+    os._exit(1)
+
+
+def tell(answers: TextIO, *, error: str | None = None, bytes: int = 0, status: int | None = None) -> None:
+    answers.write(json.dumps({"error": error, "bytes": bytes, "status": status}) + "\n")
+    answers.flush()
 
 
 def main() -> None:
@@ -152,10 +157,14 @@ def main() -> None:
     # A crash is expected here and needs no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     settings = json.loads(requests.readline())
-    threading.stack_size(settings["stack"])
-    worker = threading.Thread(target=serve, args=(settings, requests, answers))
-    worker.start()
-    worker.join()
+    tokens = LLTokenizer(settings["tokenizer"], n_vocab=settings["n_vocab"], eos_token=settings["eos"] or None)
+    for line in requests:
+        fork = os.fork()
+        if not fork:
+            answer(tokens, settings, json.loads(line), answers)
+        _, status = os.waitpid(fork, 0)
+        if status:
+            tell(answers, status=os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from parallm_openai.text.grammar import GrammarError, TokenGrammar
 from parallm_openai.text.grammar_cache import GrammarCache
+from parallm_openai.text.grammar_queue import GrammarQueue
 from parallm_openai.text.grammar_trial import GrammarTrial, TrialLimits
 from parallm_openai.text.schemas import SchemaError, schema_text
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 # Grammars that are tried at the same time.
 TRIALS = 2
 CACHED_BYTES = 256 * 2**20
+# Threads on which requests wait for their grammars.
+WAITING = 256
 # llguidance recurses into a grammar: one that fits the trial's stack fits this one.
 STACK_BYTES = 4 * TrialLimits.stack
 # What a trial may not exceed at any token, and what a sequence may: a trial walks only a part of the way.
@@ -49,11 +51,12 @@ class Grammars:
         self._limits = limits or TrialLimits(parser=TRIAL_PARSER)
         self._lock = threading.Lock()
         self._tokens: LLTokenizer | None = None
-        self._trials: tuple[GrammarTrial, ...] = ()
-        self._free_trials: queue.LifoQueue[GrammarTrial] = queue.LifoQueue()
+        self._trials: list[GrammarTrial] = []
+        self._own_trial = threading.local()
         self._cache = GrammarCache(CACHED_BYTES)
+        self._queue = GrammarQueue(self._compile, TRIALS)
         # Threads of its own: what else the server does off its event loop never waits for a grammar.
-        self._executor = ThreadPoolExecutor(TRIALS, thread_name_prefix="grammar")
+        self._executor = ThreadPoolExecutor(WAITING, thread_name_prefix="grammar-wait")
 
     def json_schema(self, schema: Mapping[str, Any]) -> TokenGrammar:
         """JSON that the schema accepts, closed. Raises GrammarError naming the keyword that cannot be enforced."""
@@ -79,23 +82,36 @@ class Grammars:
     def close(self) -> None:
         """Give up whatever is being compiled."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._queue.close()
         for trial in self._trials:
             trial.close()
 
     def _compiled(self, grammar: str) -> TokenGrammar:
-        return self._cache.get(grammar, self._compile)
+        return self._cache.get(grammar, self._queue.put).result()
 
-    def _compile(self, grammar: str) -> tuple[TokenGrammar, int]:
+    def _compile(self, grammar: str, slow: bool) -> tuple[TokenGrammar, int]:
+        """On one of the queue's threads."""
         tokens = self._token_table()
-        trial = self._free_trials.get()
-        try:
-            size = trial.run(grammar)
-        finally:
-            self._free_trials.put(trial)
+        size = self._trial().run(grammar, self._limits.slow_seconds if slow else self._limits.quick_seconds)
         prototype = on_deep_stack(lambda: LLMatcher(tokens, grammar, log_level=0, limits=OWN_PARSER))
         if prototype.is_error():
             raise GrammarError(prototype.get_error().strip())
-        return TokenGrammar(prototype, self._vocab_size), size
+        # The trial's memory, and as much for what matchers add as they go.
+        return TokenGrammar(prototype, self._vocab_size), 2 * size
+
+    def _trial(self) -> GrammarTrial:
+        """This thread's own."""
+        if not hasattr(self._own_trial, "trial"):
+            text = self._tokenizer.backend_tokenizer.to_str()
+            self._own_trial.trial = GrammarTrial(text, self._size, self._eos_ids, self._limits)
+            self._trials.append(self._own_trial.trial)
+        trial: GrammarTrial = self._own_trial.trial
+        return trial
+
+    @property
+    def _size(self) -> int:
+        # Padded heads have ids without a token; some tokenizers have tokens without a logit.
+        return max(self._vocab_size, len(self._tokenizer))
 
     def _token_table(self) -> LLTokenizer:
         """llguidance's own view of the tokenizer; a second's work for a large vocabulary."""
@@ -104,13 +120,7 @@ class Grammars:
                 backend = getattr(self._tokenizer, "backend_tokenizer", None)
                 if backend is None:
                     raise GrammarError("this model's tokenizer cannot be constrained")
-                # Padded heads have ids without a token; some tokenizers have tokens without a logit.
-                size = max(self._vocab_size, len(self._tokenizer))
-                text = backend.to_str()
-                self._tokens = LLTokenizer(text, n_vocab=size, eos_token=self._eos_ids or None)
-                self._trials = tuple(GrammarTrial(text, size, self._eos_ids, self._limits) for _ in range(TRIALS))
-                for trial in self._trials:
-                    self._free_trials.put(trial)
+                self._tokens = LLTokenizer(backend.to_str(), n_vocab=self._size, eos_token=self._eos_ids or None)
             return self._tokens
 
 

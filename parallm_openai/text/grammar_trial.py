@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from parallm_openai.text.grammar import GrammarError
 
 CHILD = Path(__file__).with_name("grammar_child.py")
-# Exit statuses of the child.
+# Exit statuses of the child's forks.
 TOO_SLOW, TOO_LARGE = 70, 71
+LONGEST_REASON = 500
+
+
+class TooSlowError(GrammarError):
+    """The grammar took longer than the time given; with more, it might do."""
 
 
 @dataclass(frozen=True)
 class TrialLimits:
-    """Of one grammar. `stack` and `memory` are bytes; `wall_seconds` allows for a busy machine."""
+    """Of one grammar. CPU time first as `quick_seconds`, then, if that was not enough, as `slow_seconds`.
 
-    cpu_seconds: float = 5.0
+    `stack` and `memory` are bytes; `wall_seconds` allows for a busy machine.
+    """
+
+    quick_seconds: float = 0.5
+    slow_seconds: float = 5.0
     wall_seconds: float = 60.0
     memory: int = 128 * 2**20
     stack: int = 32 * 2**20
@@ -42,39 +51,41 @@ class GrammarTrial:
             "n_vocab": vocab_size,
             "eos": list(eos_ids),
             "limits": dict(limits.parser or {}),
-            "seconds": limits.cpu_seconds,
             "bytes": limits.memory,
             "stack": limits.stack,
         }
         self._process: subprocess.Popen[str] | None = None
         self._closed = False
 
-    def run(self, grammar: str) -> int:
+    def run(self, grammar: str, seconds: float) -> int:
         """The bytes that the compiled grammar takes. Raises GrammarError if it must not be compiled here."""
         process = self._process or self._start()
         timer = threading.Timer(self._limits.wall_seconds, process.kill)
+        timer.daemon = True
         timer.start()
         try:
-            answer = self._ask(process, grammar)
+            answer = self._ask(process, {"grammar": grammar, "seconds": seconds})
         finally:
             timer.cancel()
         if answer is None:
             self._process = None
-            status = process.wait()
+            process.wait()
             if not self._closed:
                 # The next request need not wait for it.
                 self._start()
-            raise GrammarError(_reason(status))
+            raise GrammarError("it cannot be compiled")
         told = json.loads(answer)
+        if told["status"] is not None:
+            raise _problem(told["status"])
         if told["error"] is not None:
-            raise GrammarError(told["error"].strip())
+            raise GrammarError(_in_short(told["error"]))
         return int(told["bytes"])
 
-    def _ask(self, process: subprocess.Popen[str], grammar: str) -> str | None:
+    def _ask(self, process: subprocess.Popen[str], request: Mapping[str, Any]) -> str | None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"grammar": grammar}) + "\n")
+            process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
             return process.stdout.readline() or None
         except OSError:
@@ -108,9 +119,16 @@ class GrammarTrial:
             self._process.kill()
 
 
-def _reason(status: int) -> str:
-    if status in (TOO_SLOW, -signal.SIGKILL):
-        return "it takes too long to compile"
+def _problem(status: int) -> GrammarError:
+    """What the exit status of a fork that gave no answer means."""
+    if status == TOO_SLOW:
+        return TooSlowError("it takes too long to compile")
     if status == TOO_LARGE:
-        return "it takes too much memory to compile"
-    return "it is too deeply nested to compile" if status < 0 else "it cannot be compiled"
+        return GrammarError("it takes too much memory to compile")
+    return GrammarError("it is too deeply nested to compile" if status < 0 else "it cannot be compiled")
+
+
+def _in_short(reason: str) -> str:
+    """llguidance's reason without the whole grammar in it, nor where in its own code it arose."""
+    reason = reason.partition("\n<backtrace>")[0].partition("\n<state>")[0].strip()
+    return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
