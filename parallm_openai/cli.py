@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from pydantic import ValidationError
 
-from parallm_openai import __version__
+from parallm_openai import __version__, logs
 from parallm_openai.bench.command import bench
 from parallm_openai.config import EngineConfig
 
@@ -345,9 +345,7 @@ def _explained() -> Iterator[None]:
 def _set_up_logging(level: str) -> None:
     if level not in ("debug", "info", "warning", "error"):
         _fail(f"--log-level: {level!r} is none of debug, info, warning, error", 2)
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("httpx", "httpcore", "huggingface_hub", "asyncio"):
-        logging.getLogger(noisy).setLevel("WARNING")
+    logs.set_up(level)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -295,3 +296,40 @@ def test_cancelling_never_fails(owner: Any, name: str) -> None:
 def test_rows_are_told_apart_however_alike() -> None:
     first, second = (Row.of(greedy([1, 2], 3), 10, frozenset()) for _ in range(2))
     assert first != second
+
+
+@dataclass
+class Slow:
+    """A grammar that takes the engine's thread for `seconds` of CPU time at every mask."""
+
+    seconds: float
+
+    def matcher(self) -> SlowMatcher:
+        return SlowMatcher(self.seconds)
+
+
+class SlowMatcher:
+    finished, error = False, None
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def allowed(self, drafts: tuple[int, ...]) -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < self.seconds:
+            pass
+
+    def advance(self, token: int) -> None: ...
+
+
+@pytest.mark.parametrize("seconds", [0.6, 0.1])
+def test_a_grammar_that_holds_up_the_engine_ends_by_its_own_fault(seconds: float) -> None:
+    slow, neighbour = greedy([3, 4], 200, grammar=Slow(seconds)), greedy([1, 2], 12)
+    run = Run(tiny.core())
+    for request in (slow, neighbour):
+        run.add(request)
+    run.finish()
+    assert run.reason(slow) is FinishReason.ERROR
+    assert run.outputs[slow.id][-1].request_at_fault
+    assert run.tokens[neighbour.id] == reference(neighbour)
+    assert len(run.tokens[slow.id]) < 40

@@ -96,7 +96,8 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     for request in wanted:
         assert run.tokens[request.id] == reference(request, eos=[0])
         scored = [entry.token for output in run.outputs[request.id] for entry in output.logprobs]
-        assert scored == (run.tokens[request.id] if request.params.logprobs is not None else [])
+        stops = [output.stop_token for output in run.outputs[request.id] if output.stop_token is not None]
+        assert scored == ([*run.tokens[request.id], *stops] if request.params.logprobs is not None else [])
 
 
 @pytest.mark.parametrize("drafter", sorted(DRAFTERS))

@@ -78,6 +78,8 @@ def _field_at(raw: bytes, end: int) -> str | None:
             depth += 1
         elif token in b"}]":
             depth -= 1
+            if not depth:
+                return None
         elif depth == 1 and token == b":":
             key = last
         elif depth == 1 and token == b",":

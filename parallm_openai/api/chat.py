@@ -54,7 +54,8 @@ async def opened(server: Server, body: ChatRequest, owner: str) -> tuple[list[Ge
     use = tool_use(server, body)
     prompt = await rendered(server, body, use)
     tokens = await server.tokens(prompt.text, "messages", special=False)
-    limit = server.completion_limit(tokens, body.completion_limit, None, "messages")
+    wanted_param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    limit = server.completion_limit(tokens, body.completion_limit, None, "messages", wanted_param)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     answer = await _answer_grammar(server, body, use)
     grammar = await _grammar(server, body, use, prompt, answer)

@@ -76,7 +76,16 @@ def model_not_found(name: str, served: Sequence[str]) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def context_exceeded(limit: int, prompt: int, completion: int, param: str) -> ApiError:
+def context_exceeded(limit: int, prompt: int, completion: int, param: str, wanted: str = "max_tokens") -> ApiError:
+    """`param` names the prompt's field, `wanted` that of the completion's length: the one that is too long is named."""
+    if completion > limit:
+        asked = completion if completion < 10**12 else "far more"
+        return ApiError(
+            400,
+            f"This model's maximum context length is {limit} tokens. However, you requested {asked} by '{wanted}'.",
+            param=wanted,
+            code="context_length_exceeded",
+        )
     return ApiError(
         400,
         f"This model's maximum context length is {limit} tokens. However, you requested {prompt + completion} tokens "

@@ -34,6 +34,7 @@ async def retrieve_model(name: str, request: HttpRequest) -> dict[str, Any]:
     return _described(server, name)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", tags=["native"])
 async def health(request: HttpRequest) -> JSONResponse:
     """Whether the server can generate; needs no API key. 503 once its engine has failed."""

@@ -140,7 +140,14 @@ class Server:
                 param,
             )
 
-    def completion_limit(self, prompt: Sequence[int], wanted: int | None, default: int | None, param: str) -> int:
+    def completion_limit(
+        self,
+        prompt: Sequence[int],
+        wanted: int | None,
+        default: int | None,
+        param: str,
+        wanted_param: str = "max_tokens",
+    ) -> int:
         """How many tokens may be generated after `prompt`. Raises ApiError where they do not fit the context.
 
         `default` (None: all that fit) holds where the request does not say, and gives way to the context.
@@ -149,7 +156,7 @@ class Server:
         room = limit - len(prompt)
         if wanted is not None:
             if wanted > room:
-                raise errors.context_exceeded(limit, len(prompt), wanted, param)
+                raise errors.context_exceeded(limit, len(prompt), wanted, param, wanted_param)
             return wanted
         if room < 1:
             raise errors.context_exceeded(limit, len(prompt), default or 1, param)

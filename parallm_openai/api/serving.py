@@ -40,7 +40,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self.refusing = False
-        self._cut = False
+        self._cut: set[asyncio.Task[Any]] = set()
         self._unstarted: set[asyncio.Task[Any]] = set()
         self._count = 0
 
@@ -49,8 +49,8 @@ class InFlight:
 
     def cut(self) -> None:
         """End those that have not begun to answer."""
-        self._cut = True
-        for task in self._unstarted:
+        self._cut |= self._unstarted
+        for task in self._cut:
             task.cancel()
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
@@ -59,6 +59,9 @@ class InFlight:
         assert task is not None
 
         async def noting(message: Message) -> None:
+            if task in self._cut:
+                # A task of the app's own may get here before the cancellation gets to it.
+                raise asyncio.CancelledError
             self._unstarted.discard(task)
             await send(message)
 
@@ -67,12 +70,13 @@ class InFlight:
         try:
             await app(scope, receive, noting)
         except asyncio.CancelledError:
-            if not self._cut or task not in self._unstarted:
+            if task not in self._cut:
                 raise
             task.uncancel()
             return False
         finally:
             self._unstarted.discard(task)
+            self._cut.discard(task)
             self._count -= 1
         return True
 

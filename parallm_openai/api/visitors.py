@@ -100,6 +100,8 @@ class Visitors:
             )
         if safe or self.any_origin:
             return None
+        if max(len(headers.getlist(name)) for name in ("origin", "sec-fetch-site")) > 1:
+            return _refused("origin_not_allowed", "'Origin' and 'Sec-Fetch-Site' may be sent only once.")
         origin = headers.get("origin")
         if origin is not None:
             if self.allow_origin(origin) or self._is_own_page(origin, authority or ""):

@@ -13,6 +13,12 @@ from parallm_openai.engine.sampling import Position, TokenHistory
 
 log = logging.getLogger(__name__)
 
+# What a row's grammar may take of the engine's thread, in seconds of CPU time: for one mask, at the beginning, and for
+# each token. Usual ones take well under a millisecond a token.
+SLOWEST_MASK = 0.5
+GRAMMAR_SECONDS = 1.0
+GRAMMAR_SECONDS_A_TOKEN = 0.05
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -37,6 +43,7 @@ class Row:
     # Steps that failed for all of their rows. Until it has come through one alone, nobody knows whose fault that was.
     failed_steps: int = 0
     alone: bool = False
+    grammar_seconds: float = 0.0
     cleared: bool = False
     ended: bool = False
 
@@ -94,11 +101,21 @@ class Row:
     def _allowed(self, drafts: tuple[int, ...]) -> Mask | None:
         if self.matcher is None or self.failure is not None:
             return None
+        began = time.thread_time()
         try:
             return self.matcher.allowed(drafts)
         except BaseException as error:  # Panics of native code are no Exceptions.
             self.fail(error)
             return None
+        finally:
+            self._took(time.thread_time() - began)
+
+    def _took(self, seconds: float) -> None:
+        """Count the time that the grammar takes on the engine's thread: all other rows wait for it."""
+        self.grammar_seconds += seconds
+        allowed = GRAMMAR_SECONDS + GRAMMAR_SECONDS_A_TOKEN * self.generated
+        if self.failure is None and (seconds > SLOWEST_MASK or self.grammar_seconds > allowed):
+            self.failure, self.at_fault = "the grammar takes too long for each token", True
 
     def positions(self, drafts: tuple[int, ...]) -> list[Position]:
         """The places that one verification samples: after the committed tokens and after each draft."""
@@ -127,8 +144,12 @@ class Row:
         """Commit a token to the grammar; why the sequence ends with it, if it does."""
         if self.matcher is None:
             return None
+        began = time.thread_time()
         try:
             self.matcher.advance(token)
+            self._took(time.thread_time() - began)
+            if self.failure is not None:
+                return FinishReason.ERROR
             if self.matcher.error is not None:
                 self.failure, self.at_fault = f"the grammar failed: {self.matcher.error}", True
                 return FinishReason.ERROR

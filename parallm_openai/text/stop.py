@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from parallm_openai.text.events import Content, Event
 
@@ -51,18 +52,29 @@ class _Search:
     def __init__(self, stop: str) -> None:
         self.stop = stop
         self.size = 0
-        self._shorter = [0] * len(stop)
-        for at in range(1, len(stop)):
-            self._shorter[at] = self._after(self._shorter[at - 1], stop[at])
+        self._shorter = _shorter(stop)
 
     def completes(self, character: str) -> bool:
         self.size = self._after(self.size, character)
         return self.size == len(self.stop)
 
     def _after(self, size: int, character: str) -> int:
-        while size and self.stop[size] != character:
-            size = self._shorter[size - 1]
-        return size + (self.stop[size] == character)
+        return _step(self.stop, self._shorter, size, character)
+
+
+@lru_cache(maxsize=256)
+def _shorter(stop: str) -> list[int]:
+    """By the size of a beginning of `stop`: the size of the longest shorter one that it ends with."""
+    shorter = [0] * len(stop)
+    for at in range(1, len(stop)):
+        shorter[at] = _step(stop, shorter, shorter[at - 1], stop[at])
+    return shorter
+
+
+def _step(stop: str, shorter: Sequence[int], size: int, character: str) -> int:
+    while size and stop[size] != character:
+        size = shorter[size - 1]
+    return size + (stop[size] == character)
 
 
 class StopStrings:

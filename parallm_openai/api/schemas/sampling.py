@@ -12,6 +12,7 @@ from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
 
 MAX_STOPS = 4
+MAX_STOP_LENGTH = 1000
 # Of a token id.
 MAX_DIGITS = 12
 # Each costs a little of every step.
@@ -21,6 +22,8 @@ MAX_BIASES = 1024
 def _checked_stop(stop: str | list[str] | None) -> str | list[str] | None:
     if isinstance(stop, list) and len(stop) > MAX_STOPS:
         raise ValueError(f"at most {MAX_STOPS} stop strings are allowed")
+    if any(len(text) > MAX_STOP_LENGTH for text in ([stop] if isinstance(stop, str) else stop or [])):
+        raise ValueError(f"a stop string may have {MAX_STOP_LENGTH} characters at most")
     return stop
 
 
