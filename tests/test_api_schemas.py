@@ -48,6 +48,11 @@ def nested(levels: int) -> dict[str, Any]:
         {"type": "object", "properties": {"n": DIGIT}, "required": ["n", "m"]},
         {"type": "object", "properties": {"allOf": DIGIT}, "required": ["allOf"]},
         {"type": "object", "properties": {"n": DIGIT}, "anyOf": [{"required": ["n"]}, {"required": ["m"]}]},
+        {"type": "object", "propertyNames": {"enum": ["n", "m"]}, "additionalProperties": DIGIT},
+        {"type": "object", "properties": {"n": DIGIT, "m": {"not": {}}}},
+        {"type": "string", "format": "byte", "maxLength": 4},
+        True,
+        {},
     ],
 )
 def test_a_schema_that_something_satisfies_is_served(server: RunningServer, schema: dict[str, Any]) -> None:
@@ -76,6 +81,8 @@ def test_a_deep_schema_is_served(server: RunningServer, body: dict[str, Any]) ->
         {},
         {"type": ["object", "null"]},
         {"properties": {"a": True, "b": False}, "required": ["a"]},
+        {"properties": None, "required": None},
+        {"properties": {"a": {"type": "object", "properties": None, "required": None}}, "required": ["a"]},
         {"type": "object", "properties": {"a": {"type": ["string", "null"], "maxLength": 2}}, "required": ["a"]},
     ],
 )
@@ -93,7 +100,7 @@ FAR = {"properties": {"n": {"type": "integer", "minimum": 10**30}}}
     ("body", "param", "words"),
     [
         ({"tools": [GOOD, tool("f", {"type": ["string", "null"]})]}, "tools[1].function.parameters", "object"),
-        ({"tools": [GOOD, tool("f", {"properties": None})]}, "tools[1].function.parameters", "properties"),
+        ({"tools": [GOOD, tool("f", {"properties": []})]}, "tools[1].function.parameters", "properties"),
         ({"tools": [GOOD, tool("f", {"required": "x"})]}, "tools[1].function.parameters", "required"),
         ({"tools": [GOOD, tool("f", True)]}, "tools[1].function.parameters", "dictionary"),
         ({"functions": [{"name": "f", "parameters": {"type": "string"}}]}, "functions[0].parameters", "object"),
@@ -110,6 +117,9 @@ FAR = {"properties": {"n": {"type": "integer", "minimum": 10**30}}}
         ({"guided_json": {"x-guidance": {"lenient": True}, "not": {}}}, "guided_json", "x-guidance"),
         ({"guided_json": {"const": "\ud800"}}, "guided_json", "surrogate"),
         ({"response_format": format_of(FAR)}, "response_format", "minimum"),
+        ({"response_format": format_of({"not": {}})}, "response_format", "not"),
+        ({"response_format": format_of({"type": "array", "uniqueItems": True})}, "response_format", "uniqueItems"),
+        ({"response_format": format_of(False)}, "response_format.json_schema.schema", "dictionary"),
         ({"response_format": format_of({"not": {}}), "tools": [GOOD]}, "response_format", "not"),
         ({"response_format": format_of({"enum": [f"v{at}" for at in range(100_000)]})}, "response_format", "too big"),
         ({"grammar": '{"grammars": [{"json_schema": {}}], "max_tokens": 3}'}, "grammar", "expecting rule"),
@@ -140,6 +150,22 @@ def test_responses_name_the_field_as_they_have_it(server: RunningServer, body: d
     error = answer.json()["error"]
     assert error["param"] == param
     assert f"'{param}'" in error["message"]
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_fields_of_a_tool_for_other_servers_are_ignored(server: RunningServer, old: bool) -> None:
+    definition = {"name": "f", "parameters": NUMBER, "cache_control": {"type": "ephemeral"}}
+    tools = {"functions": [definition]} if old else {"tools": [{"type": "function", "function": definition, "x": 1}]}
+    assert ask(server, max_tokens=3, **tools).status_code == 200
+
+
+def test_responses_take_any_json_and_ignore_fields_of_a_tool_too(server: RunningServer) -> None:
+    format = {"type": "json_schema", "name": "n", "schema": True}
+    tool = {"type": "function", "name": "f", "parameters": {"properties": None}, "cache_control": {}}
+    body = {"model": server.model.name, "input": "Hi", "max_output_tokens": 16}
+    with server.client as client:
+        for more in ({"text": {"format": format}}, {"tools": [tool]}):
+            assert client.post("/v1/responses", json={**body, **more}).status_code == 200
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "good"}}])

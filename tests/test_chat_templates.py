@@ -205,6 +205,22 @@ def test_a_parameter_may_be_of_any_type(named: tuple[str, Tokenizer], types: Any
     assert schema["properties"] == {"city": {"type": types, "description": "Where?"}}
 
 
+@needs_templates
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"g": True, "h": False, "i": {"description": None, "type": "string"}}},
+        {"properties": None, "required": None, "description": None},
+        {"properties": {"a": {"properties": None, "required": None, "items": None}}, "required": ["a"]},
+    ],
+)
+def test_a_parameter_may_be_true_or_false_and_say_nothing(named: tuple[str, Tokenizer], parameters: Any) -> None:
+    prompt = named[1].render([user()], tools=[function("f", parameters={"type": "object", **parameters})])
+    assert "QUESTION" in prompt
+    for keyword in ("description", "properties", "required", "items"):
+        assert not re.search(rf"{keyword}\W{{1,3}}(null|None)\b", prompt)
+
+
 def test_arguments_cut_short_are_shown_as_far_as_they_go(named: tuple[str, Tokenizer]) -> None:
     name, tokenizer = named
     if name in CALLS_NOTHING or refusal(name, "own ids"):

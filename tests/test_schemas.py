@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from servers import demo_target
 
+from parallm_openai.text.schema_walk import copied
+from parallm_openai.text.schema_wording import FORMATS, reword
 from parallm_openai.text.schemas import SchemaError, closed, schema_text
 
 TOKENS = LLTokenizer(demo_target().tokenizer.backend_tokenizer.to_str())
@@ -85,6 +87,140 @@ def test_closing_takes_instances_away_adds_none_and_leaves_some(schema: dict[str
     assert json.dumps(schema) == before
     assert all(was or not now for was, now in zip(original, shut, strict=True))
     assert any(original) == any(shut)
+
+
+name_schemas = st.sampled_from(
+    [
+        True,
+        {"type": "string"},
+        {"$ref": "#/$defs/names"},
+        {"enum": ["a", "c", 5], "title": "Names"},
+        {"const": "b"},
+        {"anyOf": [{"const": "a"}, {"$ref": "#/$defs/names"}]},
+        {"pattern": "[bc]", "format": "uuid"},
+        {"minLength": 1},
+        {"type": "string", "minLength": 2, "maxLength": 3},
+        {"type": "integer"},
+        {"enum": ["a"], "minLength": 3},
+    ]
+)
+nothing = st.sampled_from([{"not": {}}, {"not": True, "title": "No"}, {"$ref": "#/$defs/nothing"}])
+idle = st.sampled_from(
+    [
+        {"uniqueItems": False},
+        {"if": False},
+        {"then": False},
+        {"else": False},
+        {"minContains": 2},
+        {"dependentSchemas": {}},
+        {"format": "emoji"},
+    ]
+)
+worded = st.tuples(
+    objects(leaves | nothing) | st.fixed_dictionaries({}, optional={"additionalProperties": leaves | nothing}),
+    st.fixed_dictionaries({}, optional={"propertyNames": name_schemas, "required": name_lists}),
+    idle | company(objects(leaves | nothing) | nothing),
+).map(lambda all: {**all[2], **all[0], **all[1]})
+wordings = (worded | objects(worded | nothing)).map(
+    lambda schema: {
+        **schema,
+        "$defs": {
+            "names": {"type": "string", "enum": ["b", "z"]},
+            "nothing": {"not": {}},
+            "one": {"type": "integer"},
+            "two": {"properties": {"a": {"$ref": "#/$defs/nothing"}}},
+        },
+    }
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(schema=wordings.filter(lambda schema: "unevaluated" not in json.dumps(schema)))
+def test_other_words_mean_the_same(schema: dict[str, Any]) -> None:
+    reworded = copied(schema)
+    reword(reworded)
+    assert accepted(reworded) == accepted(schema)
+
+
+COLOURS = {"enum": ["red", "green"], "type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "fails"),
+    [
+        ({"propertyNames": {"type": "string"}, "additionalProperties": {}}, ['{"x":[]}', "{}"], []),
+        (
+            {
+                "propertyNames": {"$ref": "#/$defs/c"},
+                "additionalProperties": {"type": "integer"},
+                "$defs": {"c": COLOURS},
+            },
+            ['{"green":1,"red":2}', "{}"],
+            ['{"blue":1}', '{"red":"x"}'],
+        ),
+        ({"propertyNames": COLOURS, "required": ["red", "green"]}, ['{"red":1,"green":2}'], ['{"red":1}']),
+        ({"propertyNames": {"enum": ["a.b", 'a"\n|é']}}, ['{"a.b":1}', '{"a\\"\\n|é":1}'], ['{"axb":1}', '{"é":1}']),
+        ({"propertyNames": {"pattern": "^[a-z]+$"}}, ['{"ab":1}'], ['{"A":1}', '{"":1}']),
+        ({"propertyNames": {"minLength": 1, "maxLength": 2}}, ['{"é":1}', '{"ab":1}'], ['{"":1}', '{"abc":1}']),
+        (
+            {"properties": {"red": {"type": "integer"}, "x": {}}, "propertyNames": COLOURS},
+            ['{"red":1,"green":"x"}', "{}"],
+            ['{"x":1}', '{"red":"x"}'],
+        ),
+        ({"properties": {"d": {"not": {}}, "n": {"type": "integer"}}}, ['{"n":1}', "{}"], ['{"d":1}', '{"e":1}']),
+        ({"properties": {"d": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"not": {}}}}, ["{}"], ['{"d":1}']),
+        ({"properties": {"d": {"anyOf": [{"not": {}}, {"type": "null"}]}}}, ["{}", '{"d":null}'], ['{"d":1}']),
+        ({"properties": {"s": {"type": "array", "uniqueItems": False}}}, ['{"s":[1,1]}'], ['{"s":1}']),
+    ],
+)
+def test_what_llguidance_has_no_word_for_is_enforced_in_others(
+    schema: dict[str, Any], fits: list[str], fails: list[str]
+) -> None:
+    made = matcher(schema_text({"type": "object", **schema}))
+    assert [text for text in fits if not takes(made, text)] == []
+    assert [text for text in fails if takes(made, text)] == []
+
+
+UNKNOWN_FORMATS = "byte binary password file-path int32 jwt cuid2 emoji e164 cidrv4 decimal unknown x".split()
+UNKNOWN_FORMATS += "regex uri-reference iri idn-email json-pointer uri-template".split()
+
+
+@pytest.mark.parametrize("name", UNKNOWN_FORMATS)
+def test_a_format_that_llguidance_does_not_know_is_ignored(name: str) -> None:
+    for types in ("string", ["string", "null"]):
+        made = matcher(schema_text({"type": types, "format": name, "maxLength": 3}))
+        assert takes(made, '"abc"')
+        assert not takes(made, '"abcd"')
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_a_format_that_llguidance_knows_is_enforced(name: str) -> None:
+    assert not takes(matcher(schema_text({"type": "string", "format": name})), '"?"')
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"not": {}}, "not"),
+        ({"type": "string", "not": {"const": "x"}}, "not"),
+        ({"type": "object", "properties": {"d": {"not": {}}}, "required": ["d"]}, "unsatisfiable"),
+        ({"properties": {"s": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
+        ({"properties": {"ab": {}}, "propertyNames": {"pattern": "a"}}, "propertyNames"),
+        ({"propertyNames": {"format": "uuid"}}, "propertyNames"),
+        (
+            {"propertyNames": COLOURS, "additionalProperties": {}, "allOf": [{"$ref": "#/additionalProperties"}]},
+            "propert",
+        ),
+    ],
+)
+def test_what_no_word_is_found_for_is_refused_by_name(schema: dict[str, Any], keyword: str) -> None:
+    with pytest.raises((SchemaError, AssertionError), match=keyword):
+        matcher(schema_text(schema))
+
+
+@pytest.mark.parametrize("names", [{"pattern": "^(?!x)"}, {"pattern": "["}, {"minLength": "x"}, COLOURS])
+def test_no_schema_of_names_stops_the_lenient(names: Any) -> None:
+    assert takes(matcher(schema_text({"type": "object", "propertyNames": names}, lenient=True)), '{"red":1}')
 
 
 def holding(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionName, N
 from parallm_openai.api.server import Server
 from parallm_openai.engine.constraint import Grammar
 from parallm_openai.text.grammar import GrammarError, TokenGrammar
+from parallm_openai.text.plain_tools import without_nulls
 from parallm_openai.text.tools.grammar import (
     Schema,
     SchemaFault,
@@ -89,12 +90,12 @@ def tool_use(server: Server, body: ChatRequest) -> ToolUse:
 def _definitions(body: ChatRequest, legacy: bool) -> list[dict[str, Any]]:
     """The tools as the client sent them: nested deeper than pydantic would dump them, if need be."""
     functions = body.functions or [tool.function for tool in body.tools or []]
-    for index, each in enumerate(functions):
-        _check_parameters(each.parameters or {}, _parameters_field(index, legacy))
-    return [
-        {"type": "function", "function": {name: value for name, value in each if value is not None}}
-        for each in functions
-    ]
+    definitions = [{name: value for name, value in each if value is not None} for each in functions]
+    for index, definition in enumerate(definitions):
+        if "parameters" in definition:
+            definition["parameters"] = without_nulls(definition["parameters"])
+            _check_parameters(definition["parameters"], _parameters_field(index, legacy))
+    return [{"type": "function", "function": definition} for definition in definitions]
 
 
 def _check_parameters(parameters: dict[str, Any], field: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pydantic_core
 
 from parallm_openai.text.call_ids import OPENAI, CallIdForm, Message, rename_calls
+from parallm_openai.text.plain_tools import without_nulls
 
 # What clients and servers call the thoughts of an answer. Templates read one of these.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -50,12 +51,13 @@ def described(tools: Iterable[Mapping[str, Any]], traits: TemplateTraits) -> lis
 
 
 def _function(function: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
-    parameters = dict(function.get("parameters") or {})
+    parameters = without_nulls(function.get("parameters") or {})
     parameters.setdefault("type", "object")
     properties = parameters.setdefault("properties", {})
     if traits.properties and isinstance(properties, dict):
+        # A schema may also be only true or false.
         parameters["properties"] = {
-            name: {"description": "", **schema} if isinstance(schema, dict) else schema
+            name: {"description": "", **(schema if isinstance(schema, dict) else {})}
             for name, schema in properties.items()
         }
     whole = {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}

@@ -1,4 +1,4 @@
-"""Tools in a form that simple chat templates can read too: one known type for each parameter."""
+"""Tools in a form that chat templates can read: no nulls, and for simple ones one known type for each parameter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import Any
 from parallm_openai.text.schema_walk import Node, copied, nodes_of
 
 _TYPES = frozenset({"string", "number", "integer", "boolean", "array", "object"})
+
+# To these, null is a value like any other, or none that could be taken for nothing.
+_MAY_BE_NULL = frozenset({"const", "default", "type"})
+
+
+def without_nulls(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without the keywords that are null: some clients write so what they leave out."""
+    shaped: dict[str, Any] = copied(parameters)
+    for node in nodes_of(shaped):
+        for keyword in [key for key, value in node.items() if value is None and key not in _MAY_BE_NULL]:
+            del node[keyword]
+    return shaped
 
 
 def plainer(tools: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from parallm_openai.text.schema_walk import DEFINITIONS, IN_PLACE, Node, copied, lost, nodes_of, subschemas, target
+from parallm_openai.text.schema_walk import (
+    ANNOTATIONS,
+    DEFINITIONS,
+    IN_PLACE,
+    Node,
+    copied,
+    lost,
+    nodes_of,
+    subschemas,
+    target,
+)
 
 # What judges the properties or items of the instance besides `properties` and `items` themselves.
 _COMPANY = IN_PLACE | {
@@ -28,7 +38,6 @@ _STRUCTURE = frozenset(
     "properties required additionalProperties minProperties maxProperties items prefixItems additionalItems".split()
 )
 _TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-_ANNOTATIONS = frozenset("title description default examples $comment deprecated readOnly writeOnly".split())
 # Comparing alternatives with each other takes time: as many comparisons in one schema.
 _COMPARISONS = 50_000
 _CHAIN = 16
@@ -168,7 +177,7 @@ def _possible(schema: Any) -> bool:
     """Whether something certainly matches: no two keywords that could contradict each other."""
     if not isinstance(schema, dict) or _COMPANY & schema.keys():
         return schema is True
-    return len(schema.keys() - _ANNOTATIONS - {"type"}) <= 1 and schema.get("type") != []
+    return len(schema.keys() - ANNOTATIONS - {"type"}) <= 1 and schema.get("type") != []
 
 
 def _required(node: Node) -> list[str]:

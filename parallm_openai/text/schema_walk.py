@@ -11,6 +11,8 @@ Node = dict[str, Any]
 Place = tuple[str, Any, Any]
 
 DEFINITIONS = frozenset({"$defs", "definitions"})
+# Keywords that say something about a schema and forbid nothing.
+ANNOTATIONS = frozenset("title description default examples $comment deprecated readOnly writeOnly".split())
 # Keywords whose subschemas judge the same instance as the schema that they stand in.
 IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"})
 # Below these, keys are names and not keywords.

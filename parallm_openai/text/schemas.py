@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parallm_openai.text import schema_numbers
 from parallm_openai.text.schema_closing import close, closed
 from parallm_openai.text.schema_walk import DEFINITIONS, Node, copied, lost, nodes_of, subschemas, target
+from parallm_openai.text.schema_wording import is_never, reword
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -33,10 +34,13 @@ def schema_text(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     Raises SchemaError naming the keyword.
     """
     root: Node = copied(schema)
+    if any(OPTIONS in node for node in nodes_of(root)):
+        raise SchemaError(f"'{OPTIONS}' is no keyword of JSON Schema and cannot be used")
+    if not lenient and is_never(root, root):
+        raise SchemaError("nothing matches it: its 'not' forbids everything")
+    reword(root, patterns=not lenient)
     nodes = nodes_of(root)
     for node in nodes:
-        if OPTIONS in node:
-            raise SchemaError(f"'{OPTIONS}' is no keyword of JSON Schema and cannot be used")
         schema_numbers.settle(node, _skip if lenient else _refuse)
     if schema_numbers.too_many_multiples(nodes):
         raise SchemaError("several 'multipleOf' have no common multiple that the grammar engine could hold")

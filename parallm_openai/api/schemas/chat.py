@@ -95,12 +95,16 @@ class ChatMessage(Body):
 FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
+# One branch, so that what is wrong is told of as such.
+Schema = Annotated[dict[str, Any], BeforeValidator(lambda schema: {} if schema is True else schema)]
+
+
 class JsonSchema(Body):
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 
     name: FormatName
     description: str | None = None
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    json_schema: Schema | None = Field(None, alias="schema")
     strict: bool | None = None
 
 

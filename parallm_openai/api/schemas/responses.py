@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from parallm_openai.api.errors import invalid, unsupported
-from parallm_openai.api.schemas.chat import FormatName
+from parallm_openai.api.schemas.chat import FormatName, Schema
 from parallm_openai.api.schemas.response_items import Item, Items, Open
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
-from parallm_openai.api.schemas.tools import Name
+from parallm_openai.api.schemas.tools import IGNORE_OTHERS, Name
 
 
 def _input_form(value: Any) -> str:
@@ -21,6 +21,8 @@ Input = Annotated[Annotated[str, Tag("form=text")] | Annotated[Items, Tag("form=
 
 
 class ResponseTool(Body):
+    model_config = IGNORE_OTHERS
+
     type: Literal["function"]
     name: Name
     description: str | None = None
@@ -86,7 +88,7 @@ class TextFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     name: FormatName | None = None
     description: str | None = None
-    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    json_schema: Schema | None = Field(None, alias="schema")
     strict: bool | None = None
 
 

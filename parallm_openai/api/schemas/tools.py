@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from parallm_openai.api.schemas.sampling import Body
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
 
+# Clients share tools among servers, with fields that are for others (cache_control, …).
+IGNORE_OTHERS = ConfigDict(extra="ignore", strict=True)
+
+
 class FunctionDefinition(Body):
+    model_config = IGNORE_OTHERS
+
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -19,6 +25,8 @@ class FunctionDefinition(Body):
 
 
 class FunctionTool(Body):
+    model_config = IGNORE_OTHERS
+
     type: Literal["function"]
     function: FunctionDefinition
 
