@@ -89,12 +89,16 @@ def test_what_cannot_be_ended_is_given_up_all_the_same_and_keeps_its_thread() ->
 
 
 def test_no_more_run_at_a_time_than_said() -> None:
-    most = 0
+    most, now, lock = 0, 0, threading.Lock()
 
     def work() -> None:
-        nonlocal most
-        most = max(most, running())
+        nonlocal most, now
+        with lock:
+            now += 1
+            most = max(most, now)
         time.sleep(0.01)
+        with lock:
+            now -= 1
 
     async def main() -> None:
         threads = TimedThreads(most=2)
