@@ -46,20 +46,15 @@ def parse(raw: bytes) -> Any:
 
 
 def _fault(raw: bytes, message: str) -> errors.ApiError:
+    """The parser's error in plain words, with the field in which it met it."""
     place = _PLACE.search(message)
-    reason = message[: place.start()] if place else message
-    param = _field_at(raw, _offset(raw, int(place[1]), int(place[2]))) if place else None
-    known = _REASONS.get(reason)
-    if (
-        known is None
-        and reason == "expected value"
-        and place
-        and raw[_offset(raw, int(place[1]), int(place[2])) - 1 :][:3] in (b"NaN", b"Inf")
-    ):
-        known = _REASONS["invalid number"]
+    reason, at = (message[: place.start()], _offset(raw, int(place[1]), int(place[2]))) if place else (message, 0)
+    param = _field_at(raw, at) if place else None
+    known = _REASONS.get("invalid number" if raw[at - 1 : at + 2] in (b"NaN", b"Inf") else reason)
     if known is None:
         return errors.ApiError(400, f"The body is not valid JSON: {message}", param=param, code="invalid_json")
-    return errors.invalid(f"Invalid value for '{param or 'body'}': {known}.", param)
+    code = "invalid_json" if param is None else "invalid_value"
+    return errors.invalid(f"Invalid value for '{param or 'body'}': {known}.", param, code)
 
 
 def _offset(raw: bytes, line: int, column: int) -> int:
@@ -85,8 +80,10 @@ def _field_at(raw: bytes, end: int) -> str | None:
         elif depth == 1 and token == b",":
             key = None
         last = token
-    name = key.strip(b'"').decode("utf-8", "replace") if key is not None else None
-    return name[:64] if name else None
+    try:
+        return None if key is None else str(from_json(key))[: errors.LONGEST_KEY]
+    except ValueError:
+        return None
 
 
 def _infinite(value: Any) -> tuple[str | int, ...] | None:

@@ -180,7 +180,7 @@ def path(location: Sequence[str | int], named: Sequence[str | int] = ()) -> str 
     for part in named:
         key = str(part)[:LONGEST_KEY]
         text += f".{key}" if text else key
-    return text or None
+    return text if text or named else None
 
 
 def install(app: FastAPI) -> None:

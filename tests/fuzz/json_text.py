@@ -71,7 +71,8 @@ def names_a_field(param: str, value: Any, known: frozenset[str]) -> bool:
     """Whether `messages[0].content` leads to a place in the request; only what it ends in may be absent."""
     if not isinstance(value, (dict, Pairs)):
         return False
-    if param in _object(value):
+    # Long keys are cut.
+    if any(key == param or (len(param) >= 64 and key.startswith(param)) for key in _object(value)):
         return True
     steps = re.findall(r"[^.\[\]]+|\[\d+\]", param)
     if not steps or "".join(steps) != param.replace(".", ""):

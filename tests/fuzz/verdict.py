@@ -16,7 +16,7 @@ ERROR_KEYS = {"message", "type", "param", "code"}
 # Reasons for a 5xx, or for a 429, that lie in the server's load and not in the request.
 LOAD = {"rate_limit_exceeded", "unavailable", "timeout", "overloaded"}
 # Errors of the whole body, which no field is to blame for.
-BODILESS = {"invalid_json", "invalid_content_type"}
+BODILESS = {"invalid_json", "invalid_content_type", "request_too_large"}
 LONGEST_MESSAGE = 4000
 REASONS = {"stop", "length", "tool_calls", "function_call"}
 LAST_EVENTS = {"response.completed", "response.incomplete"}
