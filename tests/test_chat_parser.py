@@ -13,6 +13,7 @@ from test_tool_formats import TEMPLATES, TOOL, cut, needs_templates, read, summa
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.chat_parser import ChatFormat
+from parallm_openai.text.events import CallArguments, CallStart
 from parallm_openai.text.harmony import MARKS
 from parallm_openai.text.reasoning import THINKING, Beginning, Marks, answer_marks, thinking_marks
 from parallm_openai.text.tokenizer import Tokenizer
@@ -98,6 +99,49 @@ def test_harmony_messages_cut_short_or_without_a_header_lose_nothing_they_say(
     text: str, content: str, reasoning: str
 ) -> None:
     assert told(HARMONY, text, [TOOL]) == (content, reasoning, [])
+
+
+def arguments(text: str, tools: list[dict[str, Any]], natural: bool = False) -> str:
+    """The only call's arguments, the same however the text is cut."""
+    found = set[str]()
+    for size in (1, 3, len(text)):
+        parser = HARMONY.parser(Beginning.FRESH, tools)
+        events = [event for at in range(0, len(text), size) for event in parser.feed(text[at : at + size])]
+        events += parser.finish(natural)
+        assert sum(isinstance(event, CallStart) for event in events) == 1
+        found.add("".join(event.text for event in events if isinstance(event, CallArguments)))
+    [only] = found
+    return only
+
+
+CALL = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", "{}"),
+        (" \n", "{}"),
+        ("null", "{}"),
+        ('"null"', "{}"),
+        ("[]", "{}"),
+        ('"{\\"city\\": \\"Rome\\"}"', '{"city": "Rome"}'),
+        ('  {"city": "Rome"}', '{"city": "Rome"}'),
+        ('{"city": "Ro', '{"city": "Ro'),
+        # No object in any way: the client sees what was written.
+        ("[1, 2]", "[1, 2]"),
+        ("print(1)", "print(1)"),
+    ],
+)
+def test_harmonys_arguments_are_an_object_whatever_they_are_written_as(text: str, value: str) -> None:
+    assert arguments(f"{CALL}{text}<|call|>", [TOOL]) == value
+    assert arguments(f"{CALL}{text}", [TOOL], natural=True) == value
+
+
+def test_arguments_that_were_cut_off_are_no_more_than_what_came() -> None:
+    assert arguments(CALL, [TOOL]) == ""
+    assert arguments(CALL + '"{\\"city\\": \\"Ro', [TOOL]) == '{"city": "Ro'
+    assert arguments(CALL, [{"type": "function", "function": {"name": "get_weather"}}]) == "{}"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ PROPERTIES: dict[str, Any] = {
     "note": {"type": ["string", "null"]},
     "other": {"anyOf": [{"type": "string"}, {"type": "null"}]},
     "third": {"oneOf": [{"$ref": "#/$defs/text"}, {"type": "null"}]},
+    "either": {"type": ["string", "integer"]},
     "unit": {"enum": ["1", "2", "null"]},
     "rank": {"enum": ["low", 3, None]},
     "tree": {"$ref": "#/$defs/tree"},
@@ -207,9 +208,26 @@ def test_an_object_is_read_by_its_own_keys_in_any_order(
 
 
 @pytest.mark.parametrize("family", JSON_CALLS)
-@pytest.mark.parametrize("value", ['"null"', '""', "null", "{}", '" {} "', '"{}"', "{ }"])
+@pytest.mark.parametrize("value", ['"null"', '""', "null", "{}", '" {} "', '"{}"', "{ }", "[]", "[ ]", '"[]"'])
 def test_arguments_that_say_nothing_are_an_empty_object(family: str, value: str) -> None:
     assert calls_in(family, JSON_CALLS[family]("get_time", value)) == [("get_time", {})]
+
+
+HEADS = {"mistral": "[TOOL_CALLS]NAME[ARGS]", "kimi_k2": "<|tool_call_begin|>NAME:0<|tool_call_argument_begin|>"} | {
+    "deepseek_v31": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>NAME<｜tool▁sep｜>",
+    "hermes": '<tool_call>{"name": "NAME", "arguments": ',
+    "qwen3_coder": "<tool_call>\n<function=NAME>\n",
+}
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_a_call_that_ends_behind_its_name_is_whole_if_nothing_was_cut_off(family: str) -> None:
+    text = HEADS[family].replace("NAME", "get_time")
+    bare = {"type": "function", "function": {"name": "get_time"}}
+    for tool, natural, expected in ((TOOLS[1], True, "{}"), (TOOLS[1], False, ""), (bare, False, "{}")):
+        splitter = ToolSplitter(FORMATS[family], [tool])
+        events = splitter.feed(text) + splitter.finish(natural)
+        assert joined(events) == ("", [("get_time", expected)])
 
 
 @pytest.mark.parametrize("text", ['{"name": "get_time"}', '{"type": "function", "function": {"name": "get_time"}}'])
@@ -280,10 +298,53 @@ def test_bare_text_is_what_the_schema_makes_of_it(family: str, key: str, text: s
 @pytest.mark.parametrize(("key", "text", "value"), [each for each in TYPED if each[1] and each[1][0] not in '"{[ a'])
 def test_an_unquoted_value_is_what_the_schema_makes_of_it(family: str, key: str, text: str, value: Any) -> None:
     start, quote, end = GEMMAS[family]
+    bare = None if (key, text) == ("city", "null") else value
     written = f"{start}call:mcp.search{{many:[1,{{a:{quote}}},{quote}}}],{key}:{text}}}{end}"
-    assert calls_in(family, written) == [("mcp.search", {"many": [1, {"a": "},"}], key: value})]
+    assert calls_in(family, written) == [("mcp.search", {"many": [1, {"a": "},"}], key: bare})]
     written = f"{start}call:mcp.search{{{key}:{quote}{text}{quote}}}{end}"
     assert calls_in(family, written) == [("mcp.search", {key: text})]
+
+
+BARE_VALUES: dict[str, Callable[[str, str], str]] = {
+    "pythonic": lambda key, text: f"<|tool_call_start|>[get_time({key}={text})]<|tool_call_end|>",
+    "llama_pythonic": lambda key, text: f"[get_time({key}={text}, sure=True)]",
+    "gemma4": lambda key, text: f"<|tool_call>call:get_time{{{key}:{text}}}<tool_call|>",
+    "function_gemma": lambda key, text: f"<start_function_call>call:get_time{{{key}:{text}}}<end_function_call>",
+    "deepseek_v32": lambda key, text: (
+        f'<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_time">\n<｜DSML｜parameter name="{key}" string="false">'
+        f"{text}</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>"
+    ),
+}
+
+
+@pytest.mark.parametrize("family", BARE_VALUES)
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        *((key, text, None) for key in ("city", "days", "note", "third", "either", "new") for text in ("null", "None")),
+        ("either", "5", 5),
+        ("new", "5", 5),
+        ("new", "true", True),
+        ("days", "3.0", 3),
+        ("rank", "3", 3),
+        ("many", "null", None),
+        # A number may have been meant as a string if the schema knows no numbers.
+        ("city", "5", "5"),
+        ("city", "True", "True"),
+        ("note", "2.50", "2.50"),
+        ("unit", "1", "1"),
+    ],
+)
+def test_a_value_that_is_not_marked_as_a_string_is_none(family: str, key: str, text: str, value: Any) -> None:
+    [(_, arguments)] = calls_in(family, BARE_VALUES[family](key, text))
+    assert arguments[key] == value
+    assert type(arguments[key]) is type(value)
+
+
+@pytest.mark.parametrize("key", ["city", "note", "days", "new"])
+@pytest.mark.parametrize(("text", "value"), [('"abc"', "abc"), ('"5"', "5"), ("abc", "abc"), ('"a\\n"', "a\n")])
+def test_json_in_a_parameter_that_is_no_text_is_read(key: str, text: str, value: str) -> None:
+    assert calls_in("deepseek_v32", BARE_VALUES["deepseek_v32"](key, text)) == [("get_time", {key: value})]
 
 
 @pytest.mark.parametrize("family", ["pythonic", "llama_pythonic"])
@@ -341,6 +402,9 @@ JUNK = st.lists(
         '"name": "get_time" "undeclared" "arguments": "parameters": , : ; \\ " \' = null 12 [TOOL_CALLS] [ARGS] '
         "<TOOLCALL> </TOOLCALL> <|python_tag|> get_time( undeclared( city= <|tool_call_start|> <|tool_call_end|> "
         '<minimax:tool_call> <invoke name="get_time"> <parameter name="city"> </invoke> </minimax:tool_call>'.split(" ")
+    )
+    | st.sampled_from(
+        ["\n<parameter=days>", "</function>\n</tool_call>", "<arg_key>days</arg_key>", "'''", "r'", "a, b"]
     )
     | st.sampled_from([" ", "\n", "ä", "\\u00e9", "<tool", '{"name": "get_time", "arguments": {'])
     | st.text(max_size=3),

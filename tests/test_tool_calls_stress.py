@@ -23,6 +23,18 @@ HUGE += [
     "<tool_call>get_time\n<arg_key>a</arg_key><arg_value>",
     "<function=get_time>\n<parameter=city>",
 ]
+HUGE += [
+    "<function=get_time>\n<parameter=city>\nx\n</function>\n",
+    "<function=get_time>\n<parameter=city>\nx</function><tool_call>",
+    "</function></tool_call>",
+    "<tool_call>get_time<arg_key>city</arg_key><arg_value>x</tool_call>",
+    "<tool_call>get_time<arg_key>city</arg_key><arg_value>x<arg_key>days",
+    "[get_time(city='a' 'b' (",
+    "<|tool_call>call:get_time{city:a, b",
+    "get_time<arg_key>city</arg_key><arg_value></tool_call>\n<tool_call>",
+    '\'\'\' """ r" ',
+    ", abc",
+]
 HUGE += ["</parameter>", '<tool_call>{"arguments": "', "<|tool_call>call:get_time{a:", "[TOOL_CALLS]get_time[ARGS]{"]
 
 

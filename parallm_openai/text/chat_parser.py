@@ -129,7 +129,7 @@ class ChatParser:
         self._calls: ToolSplitter | HarmonyParser | None = None
         self._reasoning: ReasoningSplitter | None = None
         if format.harmony:
-            self._calls = HarmonyParser([tool["function"]["name"] for tool in tools], beginning)
+            self._calls = HarmonyParser(tools, beginning)
         elif tools and format.tools is not None:
             self._calls = ToolSplitter(format.tools, tools)
         if not format.harmony and (format.thinking is not None or format.frame is not None):
@@ -150,10 +150,10 @@ class ChatParser:
         self._count(len(tuple(tokens)), before or self._thinks())
         return events
 
-    def finish(self) -> list[Event]:
-        """What was held back, now that nothing more comes."""
+    def finish(self, natural: bool = False) -> list[Event]:
+        """What was held back, now that nothing more comes; `natural` if the model itself ended the answer."""
         events = self._split(self._reasoning.finish()) if self._reasoning is not None else []
-        return self._told(events + (self._calls.finish() if self._calls is not None else []))
+        return self._told(events + (self._calls.finish(natural) if self._calls is not None else []))
 
     def _read(self, text: str) -> list[Event]:
         if self._reasoning is None:

@@ -92,7 +92,7 @@ class Reader:
         if output.finish_reason is None:
             return TextDelta(tuple(events), output.tokens, output.logprobs)
         events += self._events(self._detokenizer.flush())
-        events += self._rest()
+        events += self._rest(output.finish_reason is FinishReason.STOP)
         reason = FinishReason.STOP if self._stops.matched else output.finish_reason
         self.counts.completion += output.stop_token is not None
         own, stop = output.logprobs[: len(output.tokens)], output.logprobs[len(output.tokens) :]
@@ -107,9 +107,9 @@ class Reader:
             return self._stops.feed([Content(text)] if text else [])
         return self._stops.feed(self._parser.feed(text, tokens))
 
-    def _rest(self) -> list[Event]:
+    def _rest(self, natural: bool = False) -> list[Event]:
         """What parser and stop strings held back, now that nothing more comes."""
-        events = self._stops.feed(self._parser.finish()) if self._parser is not None else []
+        events = self._stops.feed(self._parser.finish(natural)) if self._parser is not None else []
         return events + self._stops.finish()
 
     def _count(self, output: Output, tokens: int) -> None:

@@ -7,7 +7,7 @@ before or after the channel (https://cookbook.openai.com/articles/openai-harmony
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import regex
 
@@ -16,6 +16,10 @@ from parallm_openai.text.events import CallArguments, CallStart, Content, Event,
 from parallm_openai.text.reasoning import Beginning
 from parallm_openai.text.scanner import earliest, pending
 from parallm_openai.text.thinking import Bound, Fork, Free, Node
+from parallm_openai.text.tools.format import Tool
+from parallm_openai.text.tools.json_calls import begun_text, object_of
+from parallm_openai.text.tools.typed import takes_nothing
+from parallm_openai.text.tools.values import to_json
 
 START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN = (
     f"<|{name}|>" for name in ("start", "channel", "constrain", "message", "end", "call", "return")
@@ -49,19 +53,19 @@ class HarmonyParser:
     look like a header is content.
     """
 
-    def __init__(self, tools: Collection[str] = (), beginning: Beginning = Beginning.FRESH) -> None:
-        self._tools = frozenset(tools)
+    def __init__(self, tools: Sequence[Tool] = (), beginning: Beginning = Beginning.FRESH) -> None:
+        self._tools = {tool["function"]["name"]: tool for tool in tools}
         self._held = ""
         self._header: list[str] | None = [] if beginning is Beginning.FRESH else None
         self._fresh = beginning is Beginning.FRESH
         thoughts = beginning is Beginning.THOUGHTS
         self._kind: type[Content] | type[Reasoning] | None = Reasoning if thoughts else Content
         self.calls = 0
-        self._open_call = False
+        self._arguments: _Arguments | None = None
 
     @property
     def between_calls(self) -> bool:
-        return self.calls > 0 and not self._open_call
+        return self.calls > 0 and self._arguments is None
 
     @property
     def thinking(self) -> bool:
@@ -84,9 +88,10 @@ class HarmonyParser:
         text, self._held = self._held[:size], self._held[size:]
         return events + self._take(text)
 
-    def finish(self) -> list[Event]:
+    def finish(self, natural: bool = False) -> list[Event]:
+        """What was held back, now that nothing more comes; `natural` if the model itself ended the answer."""
         text, self._held = self._held, ""
-        events = self._take(text)
+        events = self._take(text) + self._end_call(natural)
         if self._fresh and self._header:
             events.append(Content("".join(self._header)))
         self._header = None
@@ -98,9 +103,17 @@ class HarmonyParser:
         if self._header is not None:
             self._header.append(text)
             return self._unless_a_header() if self._fresh else []
-        if self._kind is None:
-            return [CallArguments(self.calls - 1, text)]
-        return [self._kind(text)]
+        if self._arguments is not None:
+            return self._argument_events(self._arguments.add(text))
+        # Behind a call and before the next header nothing is written.
+        return [self._kind(text)] if self._kind is not None else []
+
+    def _end_call(self, whole: bool) -> list[Event]:
+        ended, self._arguments = self._arguments, None
+        return self._argument_events(ended.end(whole)) if ended is not None else []
+
+    def _argument_events(self, text: str) -> list[Event]:
+        return [CallArguments(self.calls - 1, text)] if text else []
 
     def _unless_a_header(self) -> list[Event]:
         """The answer of a model that writes no header: its first words are no recipient."""
@@ -122,18 +135,18 @@ class HarmonyParser:
             return self._begin("".join(self._header))
         if mark == CHANNEL or (mark == CONSTRAIN and self._header is not None):
             self._header = [*(self._header or ()), " ", mark, " "]
-            self._open_call = False
         elif mark in (START, *_ENDS):
             self._header = []
-            self._open_call = False
-        return []
+        else:
+            return []
+        return self._end_call(True)
 
     def _begin(self, header: str) -> list[Event]:
         self._header = None
         found = _RECIPIENT.search(header)
         name = self._declared(found[1]) if found is not None else None
         if name is not None:
-            self._kind, self._open_call = None, True
+            self._kind, self._arguments = None, _Arguments(takes_nothing(self._tools[name]))
             self.calls += 1
             return [CallStart(self.calls - 1, name)]
         self._kind = Reasoning if _channel(header) == "analysis" else Content
@@ -142,6 +155,36 @@ class HarmonyParser:
     def _declared(self, recipient: str) -> str | None:
         names = (recipient.removeprefix(_NAMESPACE), recipient)
         return next((name for name in names if name in self._tools), None)
+
+
+class _Arguments:
+    """A call's arguments under way: an object is told while it comes, anything else when it is whole."""
+
+    def __init__(self, none_needed: bool) -> None:
+        self._none_needed = none_needed
+        self._object = False
+        self._held: list[str] = []
+
+    def add(self, text: str) -> str:
+        """What can be told now."""
+        if not self._object:
+            if not self._held:
+                text = text.lstrip()
+                self._object = text.startswith("{")
+            if text and not self._object:
+                self._held.append(text)
+        return text if self._object else ""
+
+    def end(self, whole: bool) -> str:
+        """The rest. Arguments that are no object, nor stand for one, are told as they were written."""
+        text = "".join(self._held)
+        if self._object or (not text and not whole and not self._none_needed):
+            return ""
+        value = to_json(text)
+        if value is None and not whole and text.startswith('"'):
+            return begun_text(text)
+        found = object_of(value) if value is not None or not text else None
+        return text if found is None else found
 
 
 def script(

@@ -9,6 +9,7 @@ from itertools import groupby
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event
 from parallm_openai.text.tools.format import Tool
 from parallm_openai.text.tools.source import Source
+from parallm_openai.text.tools.typed import takes_nothing
 
 
 class Calls:
@@ -94,10 +95,16 @@ class Calls:
         self.content(mark[:keep])
         self._source.give_back(keep)
 
-    def cut(self, marks: Sequence[str]) -> None:
-        """The text ended in the middle of a block. The beginning of a mark behind a call is dropped."""
+    def cut(self, marks: Sequence[str], natural: bool) -> None:
+        """The text ended in the middle of a block. The beginning of a mark behind a call is dropped.
+
+        If the model ended it, or the tool takes no arguments, a call that has none yet is whole.
+        """
         if self._known is not None:
+            tool = self._tools[self._known]
             self.begin(self._known)
+            if natural or takes_nothing(tool):
+                self.arguments("{}")
         left = self._source.held() + self._source.rest()
         self._source.hold()
         behind_call = self.settled and not self.refused

@@ -9,10 +9,10 @@ import regex
 
 from parallm_openai.text.tools.calls import Calls
 from parallm_openai.text.tools.format import ToolFormat, Wording
-from parallm_openai.text.tools.json_calls import Headed, json_calls, objects_or, plain_head
+from parallm_openai.text.tools.json_calls import Headed, json_calls, json_objects, objects_or, plain_head
 from parallm_openai.text.tools.markup import Markup
 from parallm_openai.text.tools.pythonic import NamedValues
-from parallm_openai.text.tools.source import LONGEST_WORD, SPACE, Source, Wait
+from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, Source, Wait
 from parallm_openai.text.tools.values import FUNCTION_GEMMA, GEMMA4
 
 _JSON_BEFORE = '{"name": "NAME", "arguments": '
@@ -35,9 +35,11 @@ def _kimi_head(source: Source, calls: Calls) -> Wait[str]:
 
 
 def _mistral_head(source: Source, calls: Calls) -> Wait[str]:
-    """`NAME[CALL_ID]id[ARGS]`."""
-    name = yield from plain_head("")(source, calls)
+    """`NAME[CALL_ID]id[ARGS]`, or NAME with the arguments right behind it."""
+    name = yield from plain_head(source, calls)
     yield from source.run(SPACE)
+    if calls.tool(name) is not None and (yield from source.peek()) == "{":
+        return name
     if (yield from source.match("[CALL_ID]")):
         yield from source.run(_WORD, LONGEST_WORD)
         yield from source.run(SPACE)
@@ -45,9 +47,50 @@ def _mistral_head(source: Source, calls: Calls) -> Wait[str]:
     return name
 
 
-_DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>")
 _DEEPSEEK_END = "<｜tool▁call▁end｜>"
 _DEEPSEEK_SEP = "<｜tool▁sep｜>"
+
+
+def _deepseek_head(source: Source, calls: Calls) -> Wait[str]:
+    """V3.1's NAME and a mark, or V3's type of tool, a mark, NAME."""
+    yield from source.run(SPACE)
+    word = yield from source.run(NAME, LONGEST_WORD)
+    yield from source.run(SPACE)
+    yield from source.need(_DEEPSEEK_SEP)
+    known = calls.tool(word) is not None
+    if known and (word != "function" or (yield from source.peek()) in ("{", '"', "`")):
+        return word
+    name = yield from plain_head(source, calls)
+    if not known or calls.tool(name) is not None:
+        return name
+    source.put_back(name)
+    return word
+
+
+_DEEPSEEK = Headed(
+    ("<｜tool▁calls▁begin｜>",),
+    ("<｜tool▁calls▁end｜>",),
+    "<｜tool▁call▁begin｜>",
+    _deepseek_head,
+    ("```", _DEEPSEEK_END),
+    fenced=True,
+)
+_LLAMA_STARTS = ("<|python_tag|>", "<|python_start|>")
+_LLAMA_END = "<|python_end|>"
+_LLAMA_PYTHON = NamedValues(_LLAMA_STARTS, (_LLAMA_END,), listed=True)
+
+
+def _llama(source: Source, calls: Calls) -> Wait[None]:
+    """Objects, alone or in a list, or a list of Python's calls."""
+    yield from source.run(SPACE)
+    mark = (yield from source.match(*_LLAMA_STARTS)) or _LLAMA_STARTS[0]
+    yield from source.run(SPACE)
+    if (yield from source.match("[")):
+        yield from source.run(SPACE)
+        if (yield from source.peek()) != "{":
+            yield from _LLAMA_PYTHON.calls(source, calls)
+            return
+    yield from json_objects(source, calls, mark, _LLAMA_END)
 
 
 def _glm(prefix: str) -> Markup:
@@ -82,7 +125,7 @@ def _xml(name: str, marks: Markup) -> ToolFormat:
 
 
 def _named(name: str, calls: NamedValues) -> ToolFormat:
-    return ToolFormat(name, calls.start, calls.end, calls, inner=(calls.style.raw,))
+    return ToolFormat(name, calls.starts[0], calls.ends[0], calls, inner=(calls.style.raw,))
 
 
 FORMATS: dict[str, ToolFormat] = {
@@ -99,22 +142,24 @@ FORMATS: dict[str, ToolFormat] = {
             "llama3_json",
             "",
             "",
-            json_calls("<|python_tag|>", ""),
-            openings=("<|python_tag|>",),
+            _llama,
+            openings=_LLAMA_STARTS,
+            inner=(_LLAMA_END,),
             wording=Wording('{"name": "NAME", "parameters": ', "}", single=True),
         ),
         ToolFormat(
             "llama_pythonic",
             "",
             "",
-            NamedValues("<|python_tag|>", "", listed=True),
-            openings=("<|python_tag|>",),
+            _LLAMA_PYTHON,
+            openings=_LLAMA_STARTS,
+            inner=(_LLAMA_END,),
         ),
         ToolFormat(
             "mistral",
             "[TOOL_CALLS]",
             "",
-            objects_or(Headed("", "", "", _mistral_head), "[TOOL_CALLS]"),
+            objects_or(Headed((), (), "", _mistral_head), "[TOOL_CALLS]"),
             inner=("[CALL_ID]", "[ARGS]"),
         ),
         ToolFormat(
@@ -128,7 +173,7 @@ FORMATS: dict[str, ToolFormat] = {
             "deepseek_v3",
             "<｜tool▁calls▁begin｜>",
             "<｜tool▁calls▁end｜>",
-            Headed(*_DEEPSEEK, plain_head("", before=_DEEPSEEK_SEP), ("```", _DEEPSEEK_END), fenced=True),
+            _DEEPSEEK,
             openings=("<｜tool▁call▁begin｜>",),
             inner=(_DEEPSEEK_SEP, _DEEPSEEK_END, "```"),
             wording=Wording("<｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n", "\n```<｜tool▁call▁end｜>"),
@@ -137,9 +182,9 @@ FORMATS: dict[str, ToolFormat] = {
             "deepseek_v31",
             "<｜tool▁calls▁begin｜>",
             "<｜tool▁calls▁end｜>",
-            Headed(*_DEEPSEEK, plain_head(_DEEPSEEK_SEP), (_DEEPSEEK_END,)),
+            _DEEPSEEK,
             openings=("<｜tool▁call▁begin｜>",),
-            inner=(_DEEPSEEK_SEP, _DEEPSEEK_END),
+            inner=(_DEEPSEEK_SEP, _DEEPSEEK_END, "```"),
             wording=Wording("<｜tool▁call▁begin｜>NAME<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
         ),
         _xml("deepseek_v32", _invocations("｜DSML｜function_calls", "｜DSML｜")),
@@ -148,14 +193,14 @@ FORMATS: dict[str, ToolFormat] = {
             "<|tool_calls_section_begin|>",
             "<|tool_calls_section_end|>",
             Headed(
-                "<|tool_calls_section_begin|>",
-                "<|tool_calls_section_end|>",
+                ("<|tool_calls_section_begin|>", "<|tool_call_section_begin|>"),
+                ("<|tool_calls_section_end|>", "<|tool_call_section_end|>"),
                 "<|tool_call_begin|>",
                 _kimi_head,
                 ("<|tool_call_end|>",),
             ),
-            openings=("<|tool_call_begin|>",),
-            inner=("<|tool_call_argument_begin|>", "<|tool_call_end|>"),
+            openings=("<|tool_call_begin|>", "<|tool_call_section_begin|>"),
+            inner=("<|tool_call_argument_begin|>", "<|tool_call_end|>", "<|tool_call_section_end|>"),
         ),
         ToolFormat(
             "command_r",
@@ -184,11 +229,11 @@ FORMATS: dict[str, ToolFormat] = {
         _named(
             "function_gemma",
             NamedValues(
-                "<start_function_call>", "<end_function_call>", "call:", "{", ":", "}", FUNCTION_GEMMA, _GEMMA_KEY
+                ("<start_function_call>",), ("<end_function_call>",), "call:", "{", ":", "}", FUNCTION_GEMMA, _GEMMA_KEY
             ),
         ),
-        _named("gemma4", NamedValues("<|tool_call>", "<tool_call|>", "call:", "{", ":", "}", GEMMA4, _GEMMA_KEY)),
-        _named("pythonic", NamedValues("<|tool_call_start|>", "<|tool_call_end|>")),
+        _named("gemma4", NamedValues(("<|tool_call>",), ("<tool_call|>",), "call:", "{", ":", "}", GEMMA4, _GEMMA_KEY)),
+        _named("pythonic", NamedValues(("<|tool_call_start|>",), ("<|tool_call_end|>",))),
     )
 }
 

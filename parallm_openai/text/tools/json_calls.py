@@ -125,8 +125,11 @@ def json_arguments(source: Source, calls: Calls, name: str) -> Wait[None]:
     try:
         yield from read_value(source, ValueReader(LITERAL), pieces.append)
     except Ended:
-        calls.begin(name)
-        calls.arguments(_text_of("".join(pieces) + '"') or "")
+        if text := "".join(pieces):
+            calls.begin(name)
+            calls.arguments(begun_text(text))
+        else:
+            calls.known(name)
         raise
     _tell(calls, name, "".join(pieces))
 
@@ -143,9 +146,14 @@ def object_of(arguments: str | None) -> str | None:
     value = (arguments or "").strip()
     if value.startswith('"'):
         value = (_text_of(value) or "").strip()
-    if value in ("", "null"):
+    if value in ("", "null") or (value.startswith("[") and value[1:].strip() == "]"):
         return "{}"
     return to_json(value) if value.startswith("{") else None
+
+
+def begun_text(string: str) -> str:
+    """The text of a JSON string that ended too early."""
+    return _text_of(string + '"') or ""
 
 
 def _text_of(string: str) -> str | None:
@@ -187,29 +195,32 @@ def _word(source: Source) -> Wait[str]:
 class Headed:
     """Calls of a head with the name, JSON arguments and marks at the end.
 
-    `opening` begins each call. The arguments may be `fenced` as Markdown.
+    `opening` begins each call; models leave out the first. The arguments may be `fenced` as Markdown.
     """
 
-    start: str
-    end: str
+    starts: tuple[str, ...]
+    ends: tuple[str, ...]
     opening: str
     head: Head
     closing: tuple[str, ...] = ()
     fenced: bool = False
 
     def __call__(self, source: Source, calls: Calls) -> Wait[None]:
-        yield from source.match(self.start)
-        yield from self.calls(source, calls)
+        outside = yield from source.match(*self.starts)
+        if outside and self.opening:
+            yield from source.run(SPACE)
+            yield from source.match(self.opening)
+        yield from self.calls(source, calls, opened=bool(outside))
 
-    def calls(self, source: Source, calls: Calls) -> Wait[None]:
+    def calls(self, source: Source, calls: Calls, opened: bool = False) -> Wait[None]:
         first = True
         while True:
             yield from source.run(SPACE)
             if not first and not (yield from source.peek()):
                 return
-            if not first and self.end and (yield from source.match(self.end)):
+            if not first and self.ends and (yield from source.match(*self.ends)):
                 return
-            if self.opening:
+            if self.opening and not (first and opened):
                 yield from source.need(self.opening)
             yield from self._call(source, calls)
             first = False
@@ -222,7 +233,7 @@ class Headed:
         yield from source.run(SPACE)
         if self.fenced and (yield from source.match("```json", "```")):
             yield from source.run(SPACE)
-        if self.closing and (yield from source.match(self.closing[0])):
+        if self.closing and (yield from source.match(*self.closing)):
             calls.whole(name, "{}")
         else:
             yield from json_arguments(source, calls, name)
@@ -232,29 +243,18 @@ class Headed:
                 calls.accept()
 
 
-def plain_head(separator: str, before: str = "") -> Head:
-    """NAME and a mark, or a word, a mark, NAME."""
-
-    def read(source: Source, calls: Calls) -> Wait[str]:
-        yield from source.run(SPACE)
-        if before:
-            yield from source.run(NAME, LONGEST_WORD)
-            yield from source.need(before)
-        name = yield from source.run(NAME, LONGEST_WORD)
-        if separator:
-            yield from source.run(SPACE)
-            yield from source.need(separator)
-        elif not (yield from source.peek()):
-            # The name may be longer.
-            raise Ended
-        return name
-
-    return read
+def plain_head(source: Source, calls: Calls) -> Wait[str]:
+    yield from source.run(SPACE)
+    name = yield from source.run(NAME, LONGEST_WORD)
+    if not (yield from source.peek()):
+        # The name may be longer.
+        raise Ended
+    return name
 
 
 def objects_or(other: Headed, start: str) -> Reader:
     """A list of call objects, or the other kind of calls."""
-    objects = json_calls(start, other.end)
+    objects = json_calls(start, "")
 
     def read(source: Source, calls: Calls) -> Wait[None]:
         yield from source.match(start)

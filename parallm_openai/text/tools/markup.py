@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import regex
+
 from parallm_openai.text.tools.calls import Calls, Members, json_piece
 from parallm_openai.text.tools.format import Tool
 from parallm_openai.text.tools.json_calls import json_arguments, json_objects
 from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, Ended, NotACall, Source, Wait
-from parallm_openai.text.tools.typed import Allowed, allowed
+from parallm_openai.text.tools.typed import Allowed, allowed, declared
 
-# DeepSeek's parameters say themselves that they are text.
-_TEXT = 'string="true"'
+# DeepSeek's parameters say themselves whether they are text or JSON.
+_TEXT = regex.compile(r"""string=["']?true""")
+_BARE = regex.compile(r"""string=["']?false""")
+# The white space of an ordinary indentation is held back with the line break before it.
+_LAST_BREAK = regex.compile(r"\n[ \t]{0,32}\Z")
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,23 @@ class Markup:
         if quote:
             yield from source.need(quote)
         if self.call:
-            yield from source.run(SPACE)
-            yield from source.need(">")
+            space = yield from source.run(SPACE)
+            if not (self.lines and "\n" in space and (yield from source.peek()) != ">"):
+                yield from source.need(">")
         return name
 
     def _arguments(self, source: Source, calls: Calls, tool: Tool) -> Wait[None]:
         members = Members(calls, tool["function"]["name"])
         ends = (self.call_end, self.end) if self.call else (self.end,)
         mark = yield from source.need(self.key, *ends)
+        missing = declared(tool)
         while mark == self.key:
             key, attributes = yield from self._key(source)
-            wanted = Allowed({"string"}) if _TEXT in attributes else allowed(tool, key)
-            between, mark = yield from self._value(source, _Value(members, key, wanted, self.lines), ends)
+            text, bare = (pattern.search(attributes) is not None for pattern in (_TEXT, _BARE))
+            wanted = Allowed({"string"}) if text else allowed(tool, key, bare)
+            missing.discard(key)
+            value = _Value(members, key, wanted, self.lines)
+            between, mark = yield from self._value(source, value, _Following(self, calls, missing, ends))
             if between.strip():
                 calls.content(between)
         if mark == self.end and self.call:
@@ -97,7 +107,8 @@ class Markup:
         """The name of an argument, and the attributes behind it."""
         attributes = ""
         quote = (yield from source.match('"', "'")) if self.quoted else ""
-        key, _ = yield from source.until(quote or self.key_end)
+        # With `lines`, the end of the line does for a mark that is left out.
+        key, _ = yield from source.until(quote or self.key_end, *("\n" if self.lines else ()))
         if quote:
             attributes, _ = yield from source.until(self.key_end)
         if self.value:
@@ -105,16 +116,17 @@ class Markup:
             yield from source.need(self.value)
         return key if quote else key.strip(), attributes
 
-    def _value(self, source: Source, value: _Value, ends: tuple[str, ...]) -> Wait[tuple[str, str]]:
+    def _value(self, source: Source, value: _Value, following: _Following) -> Wait[tuple[str, str]]:
         """Take the value; gives the text behind it and the mark behind that.
 
-        A mark that ends a value stands in its text if the next mark is another that ends one.
+        A mark that ends a value stands in its text if the next mark is another that ends one. Models also leave
+        that mark out: then the value ends at a mark that belongs to no value.
         """
         last = ""
         while True:
             if last:
                 try:
-                    piece, mark = yield from source.until(self.value_end, self.key, *ends)
+                    piece, mark = yield from source.until(self.value_end, self.key, *following.ends)
                 except Ended:
                     value.close()
                     raise
@@ -122,9 +134,92 @@ class Markup:
                     value.close()
                     return piece, mark
             else:
-                piece, mark = yield from source.before(self.value_end)
+                piece, mark = yield from source.before(self.value_end, self.key, *following.ends)
             value.add(last + piece)
-            last = mark
+            last = mark if mark == self.value_end else ""
+            if last or not mark:
+                continue
+            if mark != self.key:
+                text, after = yield from following.end(source, mark)
+            elif self.value or value.may_end:
+                text, after = yield from following.key(source)
+            else:
+                text, after = mark, ""
+            value.add(text)
+            if after:
+                source.put_back(after)
+                value.close(marked=False)
+                return (yield from source.until(self.key, *following.ends))
+
+
+@dataclass(frozen=True)
+class _Following:
+    """Looks whether a mark that stands in a value ends it. Gives the text that is the value's, and what is not."""
+
+    marks: Markup
+    calls: Calls
+    missing: set[str]
+    """Arguments of the call that may still come."""
+    ends: tuple[str, ...]
+
+    def key(self, source: Source) -> Wait[tuple[str, str]]:
+        """Behind the mark of a key: it counts if one of the missing arguments is named."""
+        marks = self.marks
+        text, mark = marks.key, ""
+        while not mark and len(text) < LONGEST_WORD:
+            piece, mark = yield from source.before(marks.key_end, "\n", marks.key)
+            text += piece
+        if mark != marks.key_end and not (marks.lines and mark == "\n"):
+            source.put_back(mark)
+            return text, ""
+        name = text[len(marks.key) :]
+        text += mark
+        if marks.quoted and name[:1] in ("'", '"'):
+            name = name[1:].partition(name[0])[0]
+        if name.strip() not in self.missing:
+            return text, ""
+        if marks.value:
+            text += yield from source.run(SPACE)
+            mark = yield from source.match(marks.value)
+            text += mark
+        return ("", text) if mark else (text, "")
+
+    def end(self, source: Source, mark: str) -> Wait[tuple[str, str]]:
+        """Behind the end of a call: it counts if another call or nothing follows, before the mark that ends a value."""
+        marks = self.marks
+        begins = tuple(each for each in (marks.start, marks.call) if each)
+        # The text taken, cut before its last end of a call.
+        pieces, end, cut = [mark], mark, 0
+        try:
+            while True:
+                piece, mark = yield from source.before(marks.value_end, *self.ends, *begins)
+                if mark == marks.value_end:
+                    pieces.append(piece)
+                    source.put_back(mark)
+                    return "".join(pieces), ""
+                pieces += (piece, mark)
+                if mark in self.ends and (mark == self.ends[0] or end != self.ends[0]):
+                    end, cut = mark, len(pieces) - 1
+                if mark in begins and (yield from self._call(source, mark, pieces)):
+                    break
+        except Ended:
+            pass
+        return "".join(pieces[:cut]), "".join(pieces[cut:])
+
+    def _call(self, source: Source, mark: str, pieces: list[str]) -> Wait[bool]:
+        """Whether the name of a tool stands behind a mark that may begin a call."""
+        if mark == self.marks.start:
+            pieces.append((yield from source.run(SPACE)))
+            if self.marks.call:
+                mark = yield from source.match(self.marks.call)
+                pieces.append(mark)
+                if not mark:
+                    return False
+        if self.marks.quoted:
+            pieces.append((yield from source.match('"', "'")))
+        name = yield from source.run(NAME)
+        pieces.append(name)
+        return self.calls.tool(name) is not None
 
 
 class _Value:
@@ -137,28 +232,39 @@ class _Value:
         self._lines = lines
         self._pieces: list[str] = []
         self._began = False
+        self._blank = True
         self._break = ""
         if wanted.only_text:
             members.key(key)
             members.value('"')
 
+    @property
+    def may_end(self) -> bool:
+        """Whether a mark that stands here may end the value. In text it does so on a line of its own."""
+        return not self._wanted.only_text or (bool(self._break) and not self._blank)
+
     def add(self, piece: str) -> None:
-        if self._lines and piece:
-            piece = self._without_breaks(piece)
+        if not piece:
+            return
+        if self._lines and not self._began:
+            piece = piece.removeprefix("\n")
+        self._began = True
+        self._blank = self._blank and not piece.strip()
+        piece = self._break + piece
+        last = _LAST_BREAK.search(piece)
+        self._break = last[0] if last is not None else ""
+        self._add(piece[: len(piece) - len(self._break)])
+
+    def _add(self, piece: str) -> None:
         if self._wanted.only_text:
             self._members.value(json_piece(piece))
         else:
             self._pieces.append(piece)
 
-    def _without_breaks(self, piece: str) -> str:
-        if not self._began and piece.startswith("\n"):
-            piece = piece[1:]
-        self._began = True
-        piece = self._break + piece
-        self._break = "\n" if piece.endswith("\n") else ""
-        return piece.removesuffix("\n")
-
-    def close(self) -> None:
+    def close(self, marked: bool = True) -> None:
+        """The value is whole. A line break is part of the mark behind it, with `lines`, or if there is no such mark."""
+        if marked:
+            self._add(self._break[:-1] if self._lines and self._break.endswith("\n") else self._break)
         if self._wanted.only_text:
             self._members.value('"')
         else:

@@ -8,9 +8,10 @@ import regex
 
 from parallm_openai.text.tools.calls import Calls, Members
 from parallm_openai.text.tools.format import Tool
+from parallm_openai.text.tools.json_calls import json_objects
 from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, NotACall, Source, Wait
 from parallm_openai.text.tools.typed import Allowed, allowed
-from parallm_openai.text.tools.values import LITERAL, Style, ValueReader, literal, read_value
+from parallm_openai.text.tools.values import PYTHON, Style, ValueReader, read_value
 
 _KEY = regex.compile(r"[\w\-]*")
 
@@ -19,24 +20,33 @@ _KEY = regex.compile(r"[\w\-]*")
 class NamedValues:
     """A call is `prefix`, the name, `opening`, keys each with `assign` and a value, `closing`."""
 
-    start: str
-    end: str
+    starts: tuple[str, ...]
+    ends: tuple[str, ...]
     prefix: str = ""
     opening: str = "("
     assign: str = "="
     closing: str = ")"
-    style: Style = LITERAL
+    style: Style = PYTHON
     key: regex.Pattern[str] = _KEY
     listed: bool = False
 
     def __call__(self, source: Source, calls: Calls) -> Wait[None]:
         yield from source.run(SPACE)
-        yield from source.match(self.start)
+        marked = yield from source.match(*self.starts)
         yield from source.run(SPACE)
         if self.listed:
             yield from source.need("[")
         else:
             yield from source.match("[")
+        yield from source.run(SPACE)
+        if marked and (yield from source.peek()) == "{":
+            # Models of these families write JSON inside their marks, too.
+            yield from json_objects(source, calls, marked, self.ends[0])
+        else:
+            yield from self.calls(source, calls)
+
+    def calls(self, source: Source, calls: Calls) -> Wait[None]:
+        """Calls up to the end of the block."""
         while True:
             yield from source.run(SPACE)
             yield from self._call(source, calls)
@@ -46,7 +56,7 @@ class NamedValues:
                 yield from source.run(SPACE)
             elif (yield from source.match(",", ";")):
                 yield from source.run(SPACE)
-            if self.end and (yield from source.match(self.end)):
+            if (yield from source.match(*self.ends)):
                 return
             if not (yield from source.peek()):
                 return
@@ -75,7 +85,7 @@ class NamedValues:
                 yield from read_value(source, ValueReader(self.style), lambda _: calls.release())
             else:
                 members.key(key)
-                yield from read_value(source, self._reader(allowed(tool, key)), members.value)
+                yield from read_value(source, self._reader(allowed(tool, key, bare=True)), members.value)
             yield from source.run(SPACE)
             if not (yield from source.match(",")):
                 yield from source.need(self.closing)
@@ -91,17 +101,12 @@ class NamedValues:
         if raw and (yield from source.match(raw)):
             key, _ = yield from source.until(raw)
         else:
-            key = (yield from source.run(self.key, LONGEST_WORD)).strip()
+            # JSON's quotes are a slip of models whose keys have none.
+            key = (yield from source.run(self.key, LONGEST_WORD)).strip().strip("\"'")
         if not key:
             raise NotACall("no key")
         return key
 
     def _reader(self, wanted: Allowed) -> ValueReader:
         """Reads a value; one without quotes is what the schema makes of it."""
-
-        def word(text: str) -> str | None:
-            if literal(text) is None and not self.style.names:
-                return None
-            return wanted.read(text)
-
-        return ValueReader(self.style, word)
+        return ValueReader(self.style, wanted.read)

@@ -85,9 +85,15 @@ class Source:
         self.at = self._held_from + keep
         self.hold()
 
-    def put_back(self, mark: str) -> None:
-        """Stand again before the mark that was taken last."""
-        self.at -= len(mark)
+    def put_back(self, text: str) -> None:
+        """Stand again before the text that was taken last."""
+        if len(text) <= self.at:
+            self.at -= len(text)
+            return
+        held = self.held().removesuffix(text)
+        self.text = text + self.text[self.at :]
+        self._held, self._held_size = [held], len(held)
+        self.at = self._held_from = 0
 
     def more(self) -> Wait[None]:
         if self.ended:

@@ -22,7 +22,7 @@ class ToolSplitter:
         self._source = Source()
         self._calls = Calls(self._source, tools)
         self._reading = self._read()
-        self._done = False
+        self._natural = False
 
     @property
     def calls(self) -> int:
@@ -38,9 +38,9 @@ class ToolSplitter:
         self._source.feed(text)
         return self._go_on()
 
-    def finish(self) -> list[Event]:
-        """What was held back, now that nothing more comes."""
-        self._source.ended = True
+    def finish(self, natural: bool = False) -> list[Event]:
+        """What was held back, now that nothing more comes; `natural` if the model itself ended the answer."""
+        self._source.ended, self._natural = True, natural
         events = self._go_on()
         self._calls.finish()
         return events + self._calls.take()
@@ -76,6 +76,6 @@ class ToolSplitter:
         except NotACall as error:
             self._calls.broken(mark, error.unread)
         except Ended:
-            self._calls.cut(self._format.markers)
+            self._calls.cut(self._format.markers, self._natural)
         else:
             self._calls.accept()

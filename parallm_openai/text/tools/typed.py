@@ -24,10 +24,14 @@ _ALIASES = {"str": "string", "text": "string", "int": "integer", "float": "numbe
 
 @dataclass
 class Allowed:
-    """The kinds of value that a schema allows, and the strings that it names. No kinds and no strings: anything."""
+    """The kinds of value that a schema allows, and the strings that it names. No kinds and no strings: anything.
+
+    With `bare`, strings would be marked as such, so that the text is another value if it can be one.
+    """
 
     kinds: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
+    bare: bool = False
 
     @property
     def anything(self) -> bool:
@@ -36,19 +40,30 @@ class Allowed:
     @property
     def only_text(self) -> bool:
         """Whether whatever is written is a string."""
-        return not self.anything and self.kinds <= {"string"}
+        return not self.anything and not self.bare and self.kinds <= {"string"}
 
     def read(self, text: str) -> str:
         """The JSON value that the text stands for. What fits nothing that is allowed is a string, as it was written."""
         word = text.strip()
         if text in self.strings:
             return json.dumps(text, ensure_ascii=False)
+        if self.bare and (value := to_json(word)) is not None:
+            return self._fitting(word, value)
         if word in ("null", "None") and self._may("null"):
             return "null"
         value = None if "string" in self.kinds else self._scalar(word)
         if value is None and word[:1] in ("{", "["):
             value = self._container(word)
         return json.dumps(text, ensure_ascii=False) if value is None else value
+
+    def _fitting(self, word: str, value: str) -> str:
+        """A number or a boolean as the kind that is allowed: a string only if strings are and it is not."""
+        if value[0] not in "-0123456789tf":
+            return value
+        kinds = ("boolean",) if value[0] in "tf" else ("number", "integer")
+        if not self._may(*kinds) and (self.strings or "string" in self.kinds):
+            return json.dumps(word, ensure_ascii=False)
+        return self._scalar(word) or value
 
     def _may(self, *kinds: str) -> bool:
         return self.anything or not self.kinds.isdisjoint(kinds)
@@ -69,16 +84,32 @@ class Allowed:
         return to_json(word) if self._may(kind) else None
 
 
-def allowed(tool: Tool, key: str) -> Allowed:
+def allowed(tool: Tool, key: str, bare: bool = False) -> Allowed:
     """What the tool's schema allows as the argument `key`."""
     schema = tool["function"].get("parameters")
-    found = Allowed()
+    found = Allowed(bare=bare)
     if isinstance(schema, Mapping):
         for part in _parts(schema, schema):
             property_ = _property(part, key)
             if property_ is not None:
                 _collect(property_, schema, found)
     return found
+
+
+def declared(tool: Tool) -> set[str]:
+    """The names of the arguments that the tool's schema knows."""
+    schema = tool["function"].get("parameters")
+    found = set[str]()
+    for part in _parts(schema, schema) if isinstance(schema, Mapping) else ():
+        if isinstance(part.get("properties"), Mapping):
+            found.update(part["properties"])
+    return found
+
+
+def takes_nothing(tool: Tool) -> bool:
+    """Whether the tool's schema knows no arguments: a call of it is whole once its name is."""
+    schema = tool["function"].get("parameters")
+    return not schema or (isinstance(schema, Mapping) and not declared(tool) and not schema.get("additionalProperties"))
 
 
 def _property(schema: Mapping[str, Any], key: str) -> Any:

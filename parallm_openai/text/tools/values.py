@@ -38,21 +38,32 @@ class Style:
     """`raw` is a mark around strings that know no escapes; without one, strings are JSON's or Python's.
 
     `word` matches what is not quoted. With `names` keys need no quotes, and a word that is no literal is a string.
+    With `python` strings are Python's in all their forms, and an expression that is no literal is a string.
     """
 
     word: regex.Pattern[str]
     raw: str = ""
     names: bool = False
+    python: bool = False
 
 
 LITERAL = Style(regex.compile(r"[^\s,:{}\[\]()\"'<>=]+"))
+PYTHON = Style(LITERAL.word, python=True)
 GEMMA4 = Style(regex.compile(r"[^,{}\[\]]+"), '<|"|>', names=True)
 FUNCTION_GEMMA = Style(regex.compile(r"[^,{}\[\]]+"), "<escape>", names=True)
+# In an unquoted text a comma ends the value if another key follows.
+_GEMMA_NEXT = regex.compile(r""",\s{0,16}(?:["']?[^\W\d][\w\-]{0,64}["']?\s{0,16}:|<\|"\|>|<escape>)""")
+_PREFIX = regex.compile(r"[rRbBuUfF]{0,2}(?=[\"'])")
+_PREFIX_BEGUN = regex.compile(r"[rRbBuUfF]{1,2}\Z")
+_EXPRESSION = regex.compile(r"[^,()\[\]{}\"']+")
+_QUOTED = regex.compile(r"(?:[^\"'\\]|\\.)+", regex.DOTALL)
+_DIGIT_GAP = regex.compile(r"(?<=[0-9])_(?=[0-9])")
 _GEMMA_KEY = regex.compile(r"[^,:{}\[\]]+")
 
 
 def number(word: str) -> str | None:
     """The number that the word writes, as JSON."""
+    word = _DIGIT_GAP.sub("", word)
     if _NUMBER.fullmatch(word):
         return word
     if not _LOOSE_NUMBER.fullmatch(word):
@@ -90,7 +101,12 @@ class ValueReader:
         self._next = _Next.VALUE
         self._open: list[str] = []
         self._quote = ""
+        self._plain_backslash = False
+        # Python joins strings that follow each other: one ends only where something else does.
+        self._joining = False
         self._word: list[str] = []
+        self._brackets: list[str] = []
+        self._word_quote = ""
         self._gap: list[str] = []
         self._comma = False
         self._out: list[str] = []
@@ -101,14 +117,20 @@ class ValueReader:
     def feed(self, text: str, at: int) -> tuple[int, str]:
         """Read on from `at`: how far, and what was read. Stays at what may go on in more text."""
         while at < len(text) and not self.done and not self.failed:
-            step = self._string if self._quote else self._word_on if self._word else self._token
-            after = step(text, at)
+            after = self._step(text, at)
             if after < 0:
                 break
             at = after
         out = "".join(self._out)
         self._out.clear()
         return at, out
+
+    def _step(self, text: str, at: int) -> int:
+        if self._quote:
+            return self._string(text, at)
+        if self._word:
+            return self._word_on(text, at)
+        return self._join(text, at) if self._joining else self._token(text, at)
 
     def finish(self) -> str | None:
         """The rest of the value, if it is a word that ends where the text does; else None."""
@@ -129,7 +151,9 @@ class ValueReader:
                 return -1
             if text.startswith(raw, at):
                 return self._begin_string(raw, at)
-        if not raw and character in "\"'":
+        if self._style.python and (after := self._python_string(text, at)):
+            return after
+        if character == '"' or (character == "'" and not raw):
             return self._begin_string(character, at)
         if character in "{[(":
             self._begin_container(character)
@@ -191,14 +215,52 @@ class ValueReader:
         self._quote = quote
         return at + len(quote)
 
+    def _python_string(self, text: str, at: int) -> int:
+        """Begin or go on with a string whose quote stands here: 0 if none does, -1 if that is not yet clear."""
+        prefix = _PREFIX.match(text, at)
+        if prefix is None:
+            return -1 if _PREFIX_BEGUN.match(text, at) else 0
+        quote = text[prefix.end()]
+        here = text[prefix.end() : prefix.end() + 3]
+        if len(here) < 3 and not here.strip(quote):
+            return -1
+        quote = here if here == 3 * quote else quote
+        self._plain_backslash = "r" in prefix[0].lower()
+        if not self._joining:
+            return self._begin_string(quote, prefix.end())
+        self._gap.clear()
+        self._quote, self._joining = quote, False
+        return prefix.end() + len(quote)
+
+    def _join(self, text: str, at: int) -> int:
+        """Behind a Python string."""
+        space = _SPACE.match(text, at)
+        if space is not None:
+            self._gap.append(space[0])
+            return space.end()
+        if after := self._python_string(text, at):
+            return after
+        if text[at] in ",)]}":
+            self._joining = False
+            self._out.append('"')
+            self._end_value()
+            return at
+        # An operator or a method makes it an expression, which is told as it is written.
+        self._word.extend(self._gap)
+        self._gap.clear()
+        return self._expression(text, at)
+
     def _string(self, text: str, at: int) -> int:
-        if self._style.raw:
+        if self._quote == self._style.raw:
             return self._raw_string(text, at)
-        if text[at] == self._quote:
-            return self._end_string(at + 1)
+        if text[at] == self._quote[0]:
+            if text.startswith(self._quote, at):
+                return self._end_string(at + len(self._quote))
+            if self._quote.startswith(text[at:]):
+                return -1
         if text[at] == "\\":
             return self._escape(text, at)
-        plain = _PLAIN[self._quote].match(text, at)
+        plain = _PLAIN[self._quote[0]].match(text, at)
         if plain is not None:
             self._out.append(plain[0])
             return plain.end()
@@ -217,7 +279,10 @@ class ValueReader:
         return stop if stop > at else -1
 
     def _end_string(self, at: int) -> int:
-        self._quote = ""
+        self._quote, self._plain_backslash = "", False
+        if self._style.python and self._next is not _Next.KEY:
+            self._joining = True
+            return at
         self._out.append('"')
         if self._next is _Next.KEY:
             self._next = _Next.COLON
@@ -226,9 +291,12 @@ class ValueReader:
         return at
 
     def _escape(self, text: str, at: int) -> int:
-        size = _ESCAPE_SIZES.get(text[at + 1 : at + 2], 2)
+        size = 2 if self._plain_backslash else _ESCAPE_SIZES.get(text[at + 1 : at + 2], 2)
         if len(text) - at < size:
             return -1
+        if self._plain_backslash:
+            self._out.append(json.dumps(text[at : at + 2], ensure_ascii=False)[1:-1])
+            return at + 2
         if (escape := _JSON_ESCAPE.match(text, at)) is not None:
             self._out.append(escape[0])
             return escape.end()
@@ -249,23 +317,68 @@ class ValueReader:
         return self._word_on(text, at)
 
     def _word_on(self, text: str, at: int) -> int:
+        if self._style.python and self._next is _Next.VALUE:
+            return self._expression(text, at)
         key = self._next is _Next.KEY and self._style.names
         match = (_GEMMA_KEY if key else self._style.word).match(text, at)
         if match is not None:
             self._word.append(match[0])
             return match.end()
+        if self._style.names and not key and not self._open and text[at] == ",":
+            following = _GEMMA_NEXT.match(text, at, partial=True)
+            if following is None:
+                self._word.append(",")
+                return at + 1
+            if following.partial:
+                return -1
         self._end_word()
         return at
 
+    def _expression(self, text: str, at: int) -> int:
+        """Python up to the comma or the bracket behind it."""
+        character = text[at]
+        end = at + 1
+        if self._word_quote:
+            if character == self._word_quote:
+                self._word_quote = ""
+            elif (quoted := _QUOTED.match(text, at)) is not None:
+                end = quoted.end()
+            elif character == "\\":
+                return -1
+        elif (plain := _EXPRESSION.match(text, at)) is not None:
+            end = plain.end()
+        elif character in "\"'":
+            # In a word it is an apostrophe.
+            if character == '"' or not (self._word and self._word[-1][-1:].isalnum()):
+                self._word_quote = character
+        elif character in _CLOSERS:
+            self._brackets.append(_CLOSERS[character])
+        elif self._brackets:
+            if character != "," and character != self._brackets.pop():
+                self.failed, self.unread = True, "".join(self._word)
+                return at
+        else:
+            self._end_word()
+            return at
+        self._word.append(text[at:end])
+        return end
+
     def _end_word(self) -> None:
-        word = "".join(self._word).strip()
+        word = "".join(self._word).rstrip()
         self._word.clear()
+        if self._joining:
+            self._joining = False
+            self._out.append(json.dumps(word, ensure_ascii=False)[1:])
+            self._end_value()
+            return
+        word = word.lstrip()
+        bare = self._style.names or (self._style.python and word)
         if self._next is _Next.KEY:
             # Python knows keys that are numbers.
-            value = json.dumps(word, ensure_ascii=False) if self._style.names or literal(word) else None
+            value = json.dumps(word, ensure_ascii=False) if bare or literal(word) else None
         else:
             value = (literal if self._open else self._outer_word)(word)
-            if value is None and self._style.names:
+            if value is None and bare:
                 value = json.dumps(word, ensure_ascii=False)
         if value is None:
             self.failed, self.unread = True, word
