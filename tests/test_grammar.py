@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import RunningServer, demo_target
 
+from parallm_openai.engine import row
 from parallm_openai.engine.constraint import mask_words
 from parallm_openai.text.grammar import GrammarError, TokenMatcher
 from parallm_openai.text.schemas import closed
@@ -216,3 +217,20 @@ def test_what_cannot_be_enforced_is_a_400_that_names_it(
     error = answer.json()["error"]
     assert error["param"] == param
     assert words in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_fails_in_the_middle_is_told_by_its_field(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(row, "SLOWEST_MASK", -1.0)
+    body = {"model": "parallm-demo", "prompt": "Count: ", "guided_regex": "[0-9]{9}", "stream": stream}
+    with server.client as client:
+        answer = client.post("/v1/completions", json=body)
+    if stream:
+        *_, last, done = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+        assert done == "[DONE]"
+    else:
+        assert answer.status_code == 400
+    error = json.loads(last if stream else answer.text)["error"]
+    assert (error["param"], error["type"]) == ("guided_regex", "invalid_request_error")

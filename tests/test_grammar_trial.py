@@ -68,6 +68,13 @@ def test_a_limit_that_is_met_some_tokens_later_is_found_at_once(grammars: Gramma
         grammars.json_schema({"type": "object", "properties": properties})
 
 
+def test_a_limit_that_is_met_behind_a_long_forced_text_is_found_too(grammars: Grammars) -> None:
+    wide = {"type": "object", "properties": {f"p{at}": {"type": "string"} for at in range(2500)}}
+    schema = {"type": "object", "properties": {"a": {"const": "long " * 100}, "b": wide}, "required": ["a", "b"]}
+    with pytest.raises(GrammarError):
+        grammars.json_schema(schema)
+
+
 def test_a_grammar_that_would_hold_up_every_step_is_refused(grammars: Grammars) -> None:
     with pytest.raises(GrammarError):
         grammars.regex("ab" * 400_000)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
 from parallm_openai.api.chat_answer import ChatChoice, frames, whole
-from parallm_openai.api.grammar import requested_grammar, schema_of
+from parallm_openai.api.grammar import grammar_field, requested_grammar, schema_of
 from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.server import Answer, Server, server_of
@@ -72,7 +72,7 @@ async def opened(server: Server, body: ChatRequest, owner: str) -> tuple[list[Ge
     bound = answer is not None and not use.callable
     parser = partial(format.parser, prompt.beginning, use.callable, bound=bound, once=not use.many)
     salt = f"{owner} {body.prompt_cache_key or ''}"
-    return server.open(wanted, body.stops(), format.marks, parser, salt=salt), use
+    return server.open(wanted, body.stops(), format.marks, parser, salt=salt, grammar_field=grammar_field(body)), use
 
 
 @dataclass(frozen=True)

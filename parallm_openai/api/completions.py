@@ -10,7 +10,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
-from parallm_openai.api.grammar import requested_grammar
+from parallm_openai.api.grammar import grammar_field, requested_grammar
 from parallm_openai.api.logprobs import CompletionLogprobs, Echo, joined
 from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.completions import CompletionRequest, Prompt
@@ -30,7 +30,9 @@ async def create_completion(body: CompletionRequest, request: HttpRequest) -> Re
     server = server_of(request)
     server.check_model(body.model)
     _check(body)
-    generations = server.open(await _sequences(server, body), body.stops(), salt=server.owner(request))
+    generations = server.open(
+        await _sequences(server, body), body.stops(), salt=server.owner(request), grammar_field=grammar_field(body)
+    )
     answer = Answer.new("text_completion", "cmpl", body.model)
     choices = [_Choice(index, body, server) for index in range(len(generations))]
     if body.stream:

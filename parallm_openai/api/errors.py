@@ -113,7 +113,7 @@ def text_too_long(limit: int, characters: int, param: str) -> ApiError:
 def generation_failed(error: GenerationError) -> ApiError:
     """What failed may be the request's own fault: a grammar can meet its limits in the middle of an answer."""
     if error.request_at_fault:
-        return invalid(f"Generation failed: {error}.", code="invalid_grammar")
+        return invalid(f"Generation failed: {error}.", error.field, "invalid_grammar")
     return internal(f"Generation failed: {error}")
 
 

@@ -26,6 +26,12 @@ async def requested_grammar(server: Server, body: SamplingFields) -> TokenGramma
     return None
 
 
+def grammar_field(body: SamplingFields) -> str | None:
+    """The field that a grammar comes from, if there is one."""
+    fields = ("response_format", "guided_regex", "guided_json", "grammar", "tools")
+    return next((field for field in fields if getattr(body, field, None) is not None), None)
+
+
 async def compile_off_thread(server: Server, field: str, compiled: Callable[[], TokenGrammar]) -> TokenGrammar:
     """What `compiled` returns. Raises ApiError naming the field."""
     try:

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from parallm_openai.api import errors
-from parallm_openai.api.grammar import requested_grammar
+from parallm_openai.api.grammar import grammar_field, requested_grammar
 from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields
 from parallm_openai.api.server import Server, Wanted, server_of, usage
@@ -36,7 +36,7 @@ async def generate(body: GenerateRequest, request: HttpRequest) -> Response:
     [sequence] = await _sequences(server, body, [(body.prompt, "prompt")], grammar)
     if isinstance(sequence, errors.ApiError):
         raise sequence
-    generations = server.open([sequence], body.stops(), salt=server.owner(request))
+    generations = server.open([sequence], body.stops(), salt=server.owner(request), grammar_field=grammar_field(body))
     if body.stream:
         return event_stream(_frames(generations[0], server, began), generations, server.settings)
     return JSONResponse(await collected(_finished(generations[0], server, began), generations))
@@ -54,7 +54,7 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     named = [(prompt, f"prompts[{index}]") for index, prompt in enumerate(body.prompts)]
     sequences = await _sequences(server, body, named, grammar)
     good = [each for each in sequences if not isinstance(each, errors.ApiError)]
-    generations = server.open(good, body.stops(), salt=server.owner(request))
+    generations = server.open(good, body.stops(), salt=server.owner(request), grammar_field=grammar_field(body))
     started = iter(generations)
     places = [each if isinstance(each, errors.ApiError) else next(started) for each in sequences]
     results = await collected(_all_finished(places, server, began), generations)

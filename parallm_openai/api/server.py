@@ -170,13 +170,17 @@ class Server:
         parser: Callable[[], ChatParser] | None = None,
         *,
         salt: str,
+        grammar_field: str | None = None,
     ) -> list[Generation]:
         """Start a sequence for each prompt and parameters, all or none. Raises ApiError.
 
         `shown` are special tokens that the text is to hold all the same; `parser` makes what reads each
         sequence, if it is more than text. `salt` tells apart those who must not know what others have cached.
         """
-        readers = [Reader(self.tokenizer, stops, shown, parser() if parser is not None else None) for _ in wanted]
+        readers = [
+            Reader(self.tokenizer, stops, shown, parser() if parser is not None else None, grammar_field)
+            for _ in wanted
+        ]
         try:
             streams = self.engine.open([Request(prompt, params, salt) for prompt, params in wanted])
         except QueueFullError as error:

@@ -19,9 +19,11 @@ CACHED_STEP = 128
 class GenerationError(Exception):
     """The engine failed while it generated this sequence, perhaps by the request's own fault."""
 
-    def __init__(self, message: str, request_at_fault: bool = False) -> None:
+    def __init__(self, message: str, request_at_fault: bool = False, field: str | None = None) -> None:
+        """`field` is the one of the request that is at fault."""
         super().__init__(message)
         self.request_at_fault = request_at_fault
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Reader:
 
     Special tokens are no text, but for those `shown`. Without a `parser` all text is content. Tokens count
     up to and including the one that completed a stop string in the content, or the only call that may be made.
+    `grammar_field` is where the request has its grammar, which may fail in the middle.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Reader:
         stops: Sequence[str] = (),
         shown: Sequence[str] = (),
         parser: ChatParser | None = None,
+        grammar_field: str | None = None,
     ) -> None:
+        self._grammar_field = grammar_field
         self.counts = Counts()
         self.prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self._detokenizer = tokenizer.detokenizer(shown)
@@ -78,7 +83,8 @@ class Reader:
     def read(self, output: Output) -> TextDelta:
         """What one engine output brings. Raises GenerationError if the engine failed."""
         if output.finish_reason is FinishReason.ERROR:
-            raise GenerationError(output.error or "the engine failed", output.request_at_fault)
+            message = output.error or "the engine failed"
+            raise GenerationError(message, output.request_at_fault, self._grammar_field)
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         events: list[Event] = []

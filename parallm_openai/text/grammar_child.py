@@ -80,6 +80,9 @@ def problem(tokens: LLTokenizer, grammar: str, limits: LLParserLimits) -> str | 
 def walk(matcher: LLMatcher, luck: random.Random, deadline: float) -> str | None:
     """Follow random tokens that the grammar allows; the error that this meets, if any."""
     for _ in range(WALK_TOKENS):
+        # What can only go on in one way shows nothing, however long it is.
+        if forced := matcher.compute_ff_tokens():
+            matcher.consume_tokens(forced)
         with Step():
             mask = matcher.compute_bitmask()
         if matcher.is_error():
