@@ -68,6 +68,7 @@ def test_a_thousand_answers_in_schemas_are_valid_wherever_they_end(server: Runni
         answers = list(pool.map(lambda one: client.post("/v1/chat/completions", json=one[1]).json(), asked))
     bound = finished = 0
     for (wanted, _), answer in zip(asked, answers, strict=True):
+        assert "choices" in answer, answer
         choice = answer["choices"][0]
         bound += wanted is not None
         if wanted is not None and choice["finish_reason"] == "stop":

@@ -40,8 +40,8 @@ def parse(raw: bytes) -> Any:
     except ValueError as error:
         raise _fault(raw, str(error)) from error
     if _HUGE.search(raw) and (path := _infinite(value)) is not None:
-        param = errors.path(path)
-        raise errors.invalid(f"Invalid value for '{param or 'body'}': the number is too large.", param)
+        param = str(path[0])[: errors.LONGEST_KEY] if path and isinstance(path[0], str) else None
+        raise _refused("the number is too large", param)
     return value
 
 
@@ -53,8 +53,12 @@ def _fault(raw: bytes, message: str) -> errors.ApiError:
     known = _REASONS.get("invalid number" if raw[at - 1 : at + 2] in (b"NaN", b"Inf") else reason)
     if known is None:
         return errors.ApiError(400, f"The body is not valid JSON: {message}", param=param, code="invalid_json")
+    return _refused(known, param)
+
+
+def _refused(reason: str, param: str | None) -> errors.ApiError:
     code = "invalid_json" if param is None else "invalid_value"
-    return errors.invalid(f"Invalid value for '{param or 'body'}': {known}.", param, code)
+    return errors.invalid(f"Invalid value for '{param or 'body'}': {reason}.", param, code)
 
 
 def _offset(raw: bytes, line: int, column: int) -> int:

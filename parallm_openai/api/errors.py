@@ -32,7 +32,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorAnswer, "description": "The server cannot carry it out now, or failed."},
 }
 
-LONGEST_MESSAGE = 2000
+LONGEST_MESSAGE = 600
 LONGEST_KEY = 100
 
 # The SDK retries 5xx answers by itself; a generation that failed once would fail again.

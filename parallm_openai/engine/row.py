@@ -13,11 +13,11 @@ from parallm_openai.engine.sampling import Position, TokenHistory
 
 log = logging.getLogger(__name__)
 
-# What a row's grammar may take of the engine's thread, in seconds of CPU time: for one mask, at the beginning, and for
-# each token. Usual ones take well under a millisecond a token.
+# What a row's grammar may take of the engine's thread, in seconds of CPU time: for one mask; and for all of them, some
+# and so much for each. Usual masks take well under a millisecond.
 SLOWEST_MASK = 0.5
 GRAMMAR_SECONDS = 1.0
-GRAMMAR_SECONDS_A_TOKEN = 0.05
+GRAMMAR_SECONDS_A_CALL = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +44,7 @@ class Row:
     failed_steps: int = 0
     alone: bool = False
     grammar_seconds: float = 0.0
+    grammar_calls: int = 0
     cleared: bool = False
     ended: bool = False
 
@@ -113,7 +114,8 @@ class Row:
     def _took(self, seconds: float) -> None:
         """Count the time that the grammar takes on the engine's thread: all other rows wait for it."""
         self.grammar_seconds += seconds
-        allowed = GRAMMAR_SECONDS + GRAMMAR_SECONDS_A_TOKEN * self.generated
+        self.grammar_calls += 1
+        allowed = GRAMMAR_SECONDS + GRAMMAR_SECONDS_A_CALL * self.grammar_calls
         if self.failure is None and (seconds > SLOWEST_MASK or self.grammar_seconds > allowed):
             self.failure, self.at_fault = "the grammar takes too long for each token", True
 

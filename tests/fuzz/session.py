@@ -26,8 +26,9 @@ SLOWEST = 5.0
 REQUEST_BOUND = 20.0
 FREEZE_BOUND = 5.0
 LOG_A_REQUEST = 16_384
-# What kept prefixes, grammars and answers may take, and an allocator beside them.
-GROWTH_BOUND = 400 * 2**20
+# What may be kept: grammars (256 MiB), stored responses (64 MiB), the keys and values of 32,768 tokens of prefixes, the
+# processes that try grammars; and what an allocator keeps beside them.
+GROWTH_BOUND = 900 * 2**20
 
 
 @dataclass
