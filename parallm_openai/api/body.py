@@ -13,6 +13,7 @@ from parallm_openai.api import errors
 
 # Reading more values than this would hold up every other client; the longest prompts of token ids are within it.
 MAX_VALUES = 400_000
+FAR = 65_536
 # The parser's own limit, for the message.
 MAX_DEPTH = 200
 
@@ -34,7 +35,9 @@ _REASONS = {
 def parse(raw: bytes) -> Any:
     """The value of a JSON body. Raises ApiError, with the top-level field in which the fault lies."""
     if raw.count(b",") >= MAX_VALUES:
-        raise errors.invalid(f"The body holds more than {MAX_VALUES} values.", code="request_too_large")
+        # What so many bytes into the body is long, as a rule.
+        param = _field_at(raw, FAR)
+        raise errors.invalid(f"The body holds more than {MAX_VALUES} values.", param, "request_too_large")
     try:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError as error:

@@ -109,12 +109,12 @@ class Row:
             self.fail(error)
             return None
         finally:
+            self.grammar_calls += 1
             self._took(time.thread_time() - began)
 
     def _took(self, seconds: float) -> None:
         """Count the time that the grammar takes on the engine's thread: all other rows wait for it."""
         self.grammar_seconds += seconds
-        self.grammar_calls += 1
         allowed = GRAMMAR_SECONDS + GRAMMAR_SECONDS_A_CALL * self.grammar_calls
         if self.failure is None and (seconds > SLOWEST_MASK or self.grammar_seconds > allowed):
             self.failure, self.at_fault = "the grammar takes too long for each token", True
