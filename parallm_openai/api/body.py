@@ -14,6 +14,8 @@ from parallm_openai.api import errors
 # Reading more values than this would hold up every other client; the longest prompts of token ids are within it.
 MAX_VALUES = 400_000
 FAR = 65_536
+# No route knows as many fields.
+MAX_FIELDS = 256
 # The parser's own limit, for the message.
 MAX_DEPTH = 200
 
@@ -42,6 +44,9 @@ def parse(raw: bytes) -> Any:
         value = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise _fault(raw, str(error)) from error
+    if isinstance(value, dict) and len(value) > MAX_FIELDS:
+        # Each would be an error of its own.
+        raise errors.invalid(f"The body has {len(value)} fields.", code="request_too_large")
     if _HUGE.search(raw) and (path := _infinite(value)) is not None:
         param = str(path[0])[: errors.LONGEST_KEY] if path and isinstance(path[0], str) else None
         raise _refused("the number is too large", param)
