@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 # What a row's grammar may take of the engine's thread, in seconds of CPU time: for one mask; and for all of them, some
 # and so much for each. Usual masks take well under a millisecond.
-SLOWEST_MASK = 0.5
-GRAMMAR_SECONDS = 1.0
+SLOWEST_MASK = 1.0
+GRAMMAR_SECONDS = 2.0
 GRAMMAR_SECONDS_A_CALL = 0.05
 
 

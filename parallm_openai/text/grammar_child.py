@@ -29,7 +29,7 @@ WATCH_SECONDS = 0.02
 # A grammar may fail only some tokens into an answer. Walks of random tokens find most of those.
 WALKS, WALK_TOKENS, WALK_SECONDS = 3, 32, 0.15
 # The engine takes each of these steps while every other request waits for it.
-SLOWEST_STEP = 0.2
+SLOWEST_STEP = 0.5
 
 
 class Watchdog(threading.Thread):

@@ -30,7 +30,7 @@ class TrialLimits:
     `stack` and `memory` are bytes; `wall_seconds` allows for a busy machine.
     """
 
-    quick_seconds: float = 0.5
+    quick_seconds: float = 1.0
     slow_seconds: float = 5.0
     wall_seconds: float = 60.0
     memory: int = 128 * 2**20
