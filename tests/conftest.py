@@ -25,7 +25,7 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fuzz", "hostile requests to a server process (tests/fuzz)")
-    group.addoption("--fuzz-minutes", type=float, default=2.0, help="how long to go on, in all")
+    group.addoption("--fuzz-minutes", type=float, default=1.0, help="how long to go on, in all")
     group.addoption("--fuzz-seed", default="0", help="what the requests follow from: a number, or random")
     group.addoption("--fuzz-without", default="", help="kinds of input to leave out, by commas: tests/fuzz/hazards.py")
     group.addoption("--fuzz-freeze", type=float, default=5.0, help="seconds that /health may take on a fast machine")
