@@ -67,20 +67,14 @@ def test_a_thousand_answers_in_schemas_are_valid_wherever_they_end(server: Runni
     with server.client as client, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda one: client.post("/v1/chat/completions", json=one[1]).json(), asked))
     bound = finished = 0
-    refused: list[dict[str, Any]] = []
     for (wanted, _), answer in zip(asked, answers, strict=True):
-        if "choices" not in answer:
-            # A grammar that takes long is refused: seldom, for such schemas.
-            refused.append(answer["error"])
-            continue
+        assert "choices" in answer, answer
         choice = answer["choices"][0]
         bound += wanted is not None
         if wanted is not None and choice["finish_reason"] == "stop":
             finished += 1
             jsonschema.validate(json.loads(choice["message"]["content"]), wanted)
-    assert len(refused) <= 5, refused
-    print(*(error["message"] for error in refused), sep="\n")
-    assert bound + len(refused) >= 1000
+    assert bound == 1000
     assert finished > 0.75 * COUNT
     drafted = server.engine.stats()["speculative_stats"]
     assert drafted["drafted_tokens"] > 0

@@ -59,12 +59,27 @@ class GrammarTrial:
 
     def run(self, grammar: str, seconds: float) -> int:
         """The bytes that the compiled grammar takes. Raises GrammarError if it must not be compiled here."""
+        request = {"grammar": grammar, "seconds": seconds}
+        # A process that was lost since the last grammar, to the system's want of memory for instance, is no fault of
+        # this one: what goes wrong with a grammar does so in a fork.
+        answer = self._answer(request) or (None if self._closed else self._answer(request))
+        if answer is None:
+            raise GrammarError("it cannot be compiled")
+        told = json.loads(answer)
+        if told["status"] is not None:
+            raise _problem(told["status"])
+        if told["error"] is not None:
+            raise GrammarError(_in_short(told["error"]))
+        return int(told["bytes"])
+
+    def _answer(self, request: Mapping[str, Any]) -> str | None:
+        """The child's answer, or None if it was lost; then another one is started."""
         process = self._process or self._start()
         timer = threading.Timer(self._limits.wall_seconds, process.kill)
         timer.daemon = True
         timer.start()
         try:
-            answer = self._ask(process, {"grammar": grammar, "seconds": seconds})
+            answer = self._ask(process, request)
         finally:
             timer.cancel()
         if answer is None:
@@ -73,13 +88,7 @@ class GrammarTrial:
             if not self._closed:
                 # The next request need not wait for it.
                 self._start()
-            raise GrammarError("it cannot be compiled")
-        told = json.loads(answer)
-        if told["status"] is not None:
-            raise _problem(told["status"])
-        if told["error"] is not None:
-            raise GrammarError(_in_short(told["error"]))
-        return int(told["bytes"])
+        return answer
 
     def _ask(self, process: subprocess.Popen[str], request: Mapping[str, Any]) -> str | None:
         assert process.stdin is not None
