@@ -81,8 +81,10 @@ class GrammarQueue(Generic[T]):
 
     def _wait_again(self, job: _Job[T]) -> None:
         with self._changed:
-            if not self._closed and len(self._slow) < MOST_SLOW:
+            closed = self._closed
+            if not closed and len(self._slow) < MOST_SLOW:
                 self._slow.append(job)
                 self._changed.notify_all()
                 return
-        job.result.set_exception(GrammarBusyError("it takes long to compile, and others do already"))
+        busy = GrammarBusyError("it takes long to compile, and others do already")
+        job.result.set_exception(GrammarError("the server is shutting down") if closed else busy)
