@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from servers import RunningServer, demo_draft, running_server
+from support.servers import RunningServer, demo_draft, running_server
 
 
 @pytest.fixture(scope="session")

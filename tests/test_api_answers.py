@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import families
 import pytest
-from servers import RunningServer, running_server
+from support import families
+from support.servers import RunningServer, running_server
 from test_api_combinations import streamed, whole
 from test_tool_formats import TEMPLATES
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from servers import RunningServer
+from support.servers import RunningServer
 
 from parallm_openai.api.settings import ServerSettings
 

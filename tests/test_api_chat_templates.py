@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from chat_templates import NAMES, call, function, needs_templates, source, tokenizer_with, wrapper_with
-from servers import RunningServer, demo_target, running_server
+from support.chat_templates import NAMES, call, function, needs_templates, source, tokenizer_with, wrapper_with
+from support.servers import RunningServer, demo_target, running_server
 
 from parallm_openai.api.chat_answer import ChatChoice
 from parallm_openai.api.settings import ServerSettings

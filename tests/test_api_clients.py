@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from servers import RunningServer, running_server
+from support.servers import RunningServer, running_server
 from test_api_front import TEXT, check
 
 from parallm_openai.api.settings import ServerSettings

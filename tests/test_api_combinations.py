@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import RunningServer
+from support.servers import RunningServer
 from test_api_tools import TIMER, WEATHER
 
 QUESTIONS = ["Hello!", "What is the weather in Paris?", "What is 12 + 30?", "Tell me a story.", "Count from 3 to 9."]

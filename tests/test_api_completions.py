@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from servers import RunningServer, demo_target
+from support.servers import RunningServer, demo_target
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from servers import RunningServer
+from support.servers import RunningServer
 
 from parallm_openai.api.settings import ServerSettings
 

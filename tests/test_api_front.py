@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from servers import RunningServer, running_server
+from support.servers import RunningServer, running_server
 
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.visitors import Visitors, host_of, is_loopback

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from servers import RunningServer
+from support.servers import RunningServer
 
 from parallm_openai.api.streaming import frame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from servers import RunningServer
+from support.servers import RunningServer
 
 from parallm_openai.config import EngineConfig
 

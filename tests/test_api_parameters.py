@@ -12,7 +12,7 @@ import pytest
 from openai.types import completion_create_params as completions
 from openai.types.chat import completion_create_params as chat
 from openai.types.responses import response_create_params as responses
-from servers import RunningServer
+from support.servers import RunningServer
 
 from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.completions import CompletionRequest

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
-from servers import RunningServer
+from support.servers import RunningServer
 from test_api_shapes import assert_exact
 
 from parallm_openai.api.settings import ServerSettings

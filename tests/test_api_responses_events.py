@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from servers import RunningServer
+from support.servers import RunningServer
 from test_api_responses import BEYOND_THE_SDK, WEATHER, create
 from test_api_shapes import assert_exact
 

@@ -11,7 +11,7 @@ import pytest
 from openai.types.responses import ResponseInputItemParam
 from openai.types.responses.response_item_list import ResponseItemList
 from pydantic import TypeAdapter, ValidationError
-from servers import RunningServer
+from support.servers import RunningServer
 from test_api_responses import WEATHER, client, create
 
 from parallm_openai.api.schemas.responses import ResponsesRequest

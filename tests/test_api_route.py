@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import RunningServer
+from support.servers import RunningServer
 
 from parallm_openai.api import body
 from parallm_openai.api.errors import ApiError

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from servers import RunningServer, demo_target
+from support.servers import RunningServer, demo_target
 
 from parallm_openai.text.grammar_compiler import Grammars
 from parallm_openai.text.tokenizer import Tokenizer

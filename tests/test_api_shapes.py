@@ -13,7 +13,7 @@ import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
-from servers import RunningServer
+from support.servers import RunningServer
 
 CHAT: dict[str, Any] = {
     "model": "parallm-demo",

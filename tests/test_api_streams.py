@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import RunningServer, running_server
+from support.servers import RunningServer, running_server
 
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.streaming import within

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
-from servers import RunningServer
+from support.servers import RunningServer
 
 WEATHER: Any = {
     "type": "function",

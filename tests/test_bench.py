@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlx_lm import load as load_with_mlx_lm
-from servers import RunningServer
+from support.servers import RunningServer
 from typer.testing import CliRunner
 
 from parallm_openai.bench.load import Load, Measurement, Sample, percentile, run_load

@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import pytest
-from chat_templates import call
 from hypothesis import given
 from hypothesis import strategies as st
+from support.chat_templates import call
 
 from parallm_openai.text.call_ids import KIMI, OPENAI, SHORT, CallIdForm, CallIds, rename_calls
 

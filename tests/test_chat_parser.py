@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import demo_target
+from support.servers import demo_target
 from test_tool_formats import TEMPLATES, TOOL, cut, needs_templates, read, summary
 from transformers.utils.chat_template_utils import render_jinja_template
 

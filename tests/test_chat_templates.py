@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import pytest
-from chat_templates import NAMES, call, function, needs_templates, source, tokenizer_with, wrapper_with
 from mlx_lm.chat_templates import deepseek_v32
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from support.chat_templates import NAMES, call, function, needs_templates, source, tokenizer_with, wrapper_with
 
 from parallm_openai.text.templates import LONGEST_REASON, TemplateError
 from parallm_openai.text.tokenizer import Tokenizer

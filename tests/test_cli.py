@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import families
 import httpx
 import pytest
 import typer.main
-from processes import COMMAND, ROOT, Served
+from support import families
+from support.processes import COMMAND, ROOT, Served
 from typer.testing import CliRunner
 
 from parallm_openai import __version__, cli

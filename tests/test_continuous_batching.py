@@ -7,8 +7,8 @@ import random
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
-from tiny import Run, greedy, reference, run_all, seeded
+from support import tiny
+from support.tiny import Run, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.request import FinishReason, Request, SamplingParams
 

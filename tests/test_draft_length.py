@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-import tiny
+from support import tiny
 
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation import draft_length as module

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-import tiny
 from mlx.utils import tree_map
 from mlx_lm.models import llama
-from tiny import Run, Sums, draft_model, greedy, reference, seeded
+from support import tiny
+from support.tiny import Run, Sums, draft_model, greedy, reference, seeded
 
 from parallm_openai.engine import step as step_module
 from parallm_openai.engine.constraint import Mask

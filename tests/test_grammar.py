@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import RunningServer, demo_target
+from support.servers import RunningServer, demo_target
 
 from parallm_openai.engine import row
 from parallm_openai.engine.constraint import mask_words

@@ -10,7 +10,7 @@ from functools import partial
 
 import psutil
 import pytest
-from servers import demo_target
+from support.servers import demo_target
 
 from parallm_openai.text.grammar import GrammarBusyError, GrammarError
 from parallm_openai.text.grammar_compiler import TRIAL_PARSER, Grammars

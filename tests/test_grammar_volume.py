@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from servers import RunningServer
+from support.servers import RunningServer
 
 WORDS = ["red", "green", "blue", "Paris", "Rome", "cat", "dog"]
 COUNT, AT_ONCE = 1250, 32

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
 
 from parallm_openai.engine.kv_cache import CAPACITY_STEP, KEPT_TOKENS, Layout, RaggedCache
 

@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import families
 import pytest
+from support import families
 
 from parallm_openai.models.loading import ModelLoadError, load
 from parallm_openai.text.tokenizer import Tokenizer

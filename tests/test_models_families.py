@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-import families
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
+from support import families
 
 from parallm_openai.engine.capabilities import Batching, UnsupportedModelError, probe
 from parallm_openai.engine.kv_cache import BatchCache, Layout, RaggedCache

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import families
 import huggingface_hub.constants
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import quantize_model, save_config
+from support import families
 
 from parallm_openai.models import loading
 from parallm_openai.models.loading import FALLBACK_CONTEXT, ModelLoadError, check_same_tokenizer, load

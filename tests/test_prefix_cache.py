@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import Run, draft_model, greedy, reference, run_all, seeded
+from support import tiny
+from support.tiny import Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.kv_cache import RaggedCache
 from parallm_openai.engine.prefix_cache import LEAST_TOKENS, Prefix, PrefixCache

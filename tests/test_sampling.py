@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tiny
+from support import tiny
 
 import mlx.core as mx  # isort: skip
 import numpy as np

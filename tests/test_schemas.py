@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
-from servers import demo_target
+from support.servers import demo_target
 
 from parallm_openai.text.schema_walk import copied
 from parallm_openai.text.schema_wording import FORMATS, reword

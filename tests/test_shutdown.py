@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import Served
+from support.processes import Served
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import Run, draft_model, greedy, reference, run_all, seeded
+from support import tiny
+from support.tiny import Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel

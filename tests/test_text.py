@@ -6,7 +6,7 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import demo_target
+from support.servers import demo_target
 
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
+from support.tiny import greedy, run_all, seeded
 from test_speculative_decoding import DRAFTERS
-from tiny import greedy, run_all, seeded
 
 from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import FinishReason

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import tiny
 from pydantic import ValidationError
-from tiny import greedy, reference
+from support import tiny
+from support.tiny import greedy, reference
 
 from parallm_openai.engine import worker
 from parallm_openai.engine.request import FinishReason, Output

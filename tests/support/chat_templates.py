@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from servers import demo_target
 
 from parallm_openai.text.tokenizer import Tokenizer
+from support.servers import demo_target
 
-TEMPLATES = Path(__file__).parents[2] / "shared" / "chat_templates"
+TEMPLATES = Path(__file__).parents[3] / "shared" / "chat_templates"
 NAMES = sorted(file.stem for file in TEMPLATES.glob("*.jinja"))
 needs_templates = pytest.mark.skipif(not NAMES, reason="the collection of chat templates is not here")
 

@@ -1,0 +1,1 @@
+"""Helpers that several test modules share: tiny models, servers under test, chat templates."""
