@@ -22,7 +22,7 @@ from parallm_openai.config import EngineConfig
 
 if TYPE_CHECKING:
     from parallm_openai.api.settings import ServerSettings
-    from parallm_openai.engine.build import Draft
+    from parallm_openai.engine.build import DraftSource
     from parallm_openai.models.loading import LoadedModel
 
 log = logging.getLogger("parallm_openai")
@@ -264,7 +264,7 @@ def _load(model: str | None, **options: Any) -> LoadedModel:
         return load(model, **options)
 
 
-def _drafter(model: str | None, draft_model: str | None, draft: str | None, trust_remote_code: bool) -> Draft:
+def _drafter(model: str | None, draft_model: str | None, draft: str | None, trust_remote_code: bool) -> DraftSource:
     """What drafts: the model asked for, or the bundled draft with the bundled model, unless told otherwise."""
     if draft not in (None, "ngram", "none"):
         _fail(f"--draft: {draft!r} is neither ngram nor none; a draft model is --draft-model", 2)
@@ -283,7 +283,7 @@ def _drafter(model: str | None, draft_model: str | None, draft: str | None, trus
 
 def _run(
     target: LoadedModel,
-    draft: Draft,
+    draft: DraftSource,
     config: EngineConfig,
     settings: ServerSettings,
     listener: socket.socket,

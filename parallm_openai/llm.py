@@ -13,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from parallm_openai.config import EngineConfig
-from parallm_openai.engine.build import Draft, build_core
+from parallm_openai.engine.build import DraftSource, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.worker import Engine
 from parallm_openai.models.loading import LoadedModel, load
@@ -52,7 +52,7 @@ class LLM:
     def __init__(
         self,
         model: str | Path | LoadedModel,
-        draft_model: str | Path | Draft = None,
+        draft_model: str | Path | DraftSource = None,
         config: EngineConfig | None = None,
         **settings: Any,
     ) -> None:

@@ -37,14 +37,14 @@ def test_rows_that_join_and_leave_get_what_they_get_alone(ragged: bool) -> None:
 
 def test_a_long_row_leaves_the_short_ones_forwards_and_none_can_tell() -> None:
     long, short = greedy([7] * 400, 30), [seeded([n + 1], 60, seed=n) for n in range(5)]
-    engine = tiny.core(waste_limit=600)
+    engine = tiny.core(padding_limit=600)
     run = run_all(engine, [*short, long], [0, 0, 3, 3, 9, 5])
     for request in (*short, long):
         assert run.tokens[request.id] == reference(request)
 
 
 def test_rows_that_grow_apart_are_separated_while_they_run() -> None:
-    run = Run(tiny.core(waste_limit=100))
+    run = Run(tiny.core(padding_limit=100))
     growing = greedy([1], 300)
     run.add(growing)
     for _ in range(150):
@@ -53,7 +53,7 @@ def test_rows_that_grow_apart_are_separated_while_they_run() -> None:
     run.add(short)
     run.step()
     run.step()
-    assert [len(lane.running) for lane in run.core.lanes] == [1, 1]
+    assert [len(bucket.decoding.rows) for bucket in run.core.scheduler.buckets] == [1, 1]
     run.finish()
     assert run.tokens[growing.id] == reference(growing)
     assert run.tokens[short.id] == reference(short)
@@ -234,7 +234,7 @@ def test_a_failing_prefill_ends_its_own_rows_and_no_others(monkeypatch: pytest.M
     broken = greedy([3, 4, 5], 10)
     run.add(broken)
     with monkeypatch.context() as patch:
-        patch.setattr(run.core.lanes[0].target, "prefill", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+        patch.setattr(run.core.target, "prefill", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
         run.step()
     assert run.reason(broken) is FinishReason.ERROR
     assert "no memory" in (run.outputs[broken.id][-1].error or "")
@@ -248,7 +248,7 @@ def test_the_engine_goes_on_after_a_failed_decode_step(monkeypatch: pytest.Monke
     run.add(lost)
     run.step()
     with monkeypatch.context() as patch:
-        patch.setattr(run.core.lanes[0].target, "decode", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+        patch.setattr(run.core.target, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
         run.step()
     assert run.reason(lost) is FinishReason.ERROR
     later = greedy([3], 5)

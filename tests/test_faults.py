@@ -14,13 +14,13 @@ from mlx_lm.models import llama
 from support import tiny
 from support.tiny import Run, Sums, draft_model, greedy, reference, seeded
 
-from parallm_openai.engine import step as step_module
+from parallm_openai.engine import sampling, scheduler, step, verification
+from parallm_openai.engine.batch import Batch
+from parallm_openai.engine.cache.kv import RaggedCache
+from parallm_openai.engine.cache.prefix import PrefixCache
 from parallm_openai.engine.constraint import Mask
-from parallm_openai.engine.kv_cache import RaggedCache
-from parallm_openai.engine.lane import Lane
-from parallm_openai.engine.prefix_cache import PrefixCache
 from parallm_openai.engine.request import FinishReason, Request
-from parallm_openai.engine.row import Row
+from parallm_openai.engine.row import TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
@@ -29,41 +29,40 @@ from parallm_openai.engine.stats import EngineStats
 from parallm_openai.engine.step import EngineCore
 
 STAGES: list[tuple[Any, str]] = [
-    (Scheduler, "overflowing"),
-    (PrefixCache, "fit"),
-    (Scheduler, "admit"),
-    (Lane, "admit"),
-    (ModelRunner, "admit"),
-    (DraftModel, "admit"),
-    (RaggedCache, "append"),
+    (Scheduler, "plan"),
+    (scheduler, "first_width"),
+    (PrefixCache, "match"),
+    (PrefixCache, "use"),
+    (PrefixCache, "should_store"),
+    (PrefixCache, "store"),
+    (PrefixCache, "evict_to"),
+    (Batch, "append"),
+    (Batch, "take"),
+    (Batch, "remove"),
+    (Batch, "reserve"),
+    (RaggedCache, "append_row"),
+    (RaggedCache, "append_row_from"),
+    (RaggedCache, "remove_row"),
+    (RaggedCache, "copy_row"),
     (RaggedCache, "_require"),
-    (RaggedCache, "take"),
     (RaggedCache, "forward"),
     (RaggedCache, "evaluate"),
-    (RaggedCache, "commit"),
-    (RaggedCache, "remove"),
-    (RaggedCache, "copy"),
     (ModelRunner, "prefill"),
-    (ModelRunner, "decode"),
-    (DraftModel, "prefill"),
+    (ModelRunner, "forward"),
+    (DraftModel, "available"),
     (DraftModel, "propose"),
-    (DraftModel, "promote"),
-    (DraftModel, "drop_running"),
     (DraftLength, "choose"),
     (DraftLength, "learn"),
-    (DraftLength, "forget"),
-    (Lane, "promote"),
-    (Lane, "copy"),
-    (Lane, "drop_prefilling"),
-    (Lane, "drop_running"),
-    (Scheduler, "rebalance"),
-    (Scheduler, "lane_for"),
-    (Scheduler, "retire"),
     (EngineStats, "stepped"),
     (EngineStats, "prefilled"),
-    (step_module.sampling, "sample"),
-    (step_module.sampling, "checked"),
-    (step_module.sampling, "token_logprobs"),
+    (step, "verify"),
+    (verification, "accepted_count"),
+    (EngineCore, "_start_decoding"),
+    (EngineCore, "_commit"),
+    (EngineCore, "_free"),
+    (sampling, "sample"),
+    (sampling, "checked"),
+    (sampling, "token_logprobs"),
 ]
 
 
@@ -127,10 +126,11 @@ def failed_of(run: Run, requests: list[Request]) -> list[Request]:
 
 def assert_nothing_leaks(engine: EngineCore) -> None:
     assert engine.idle
-    for lane in engine.lanes:
-        assert isinstance(lane.drafter, DraftModel)
-        for runner in (lane.target, lane.drafter.runner):
-            assert runner.prefilling.lengths == runner.decoding.lengths == []
+    for bucket in engine.scheduler.buckets:
+        for batch in (bucket.prefilling, bucket.decoding):
+            assert batch.rows == []
+            assert len(batch.caches) == 2
+            assert all(cache.rows == 0 for cache in batch.caches.values() if isinstance(cache, RaggedCache))
     # And it serves as before.
     request = greedy([9, 9], 8)
     later = Run(engine)
@@ -139,11 +139,14 @@ def assert_nothing_leaks(engine: EngineCore) -> None:
 
 
 @pytest.mark.parametrize("call", [0, 1, 4])
-@pytest.mark.parametrize(("owner", "name"), STAGES, ids=[f"{owner.__name__}.{name}" for owner, name in STAGES])
+@pytest.mark.parametrize(
+    ("owner", "name"), STAGES, ids=[f"{owner.__name__.split('.')[-1]}.{name}" for owner, name in STAGES]
+)
 def test_a_failure_anywhere_costs_at_most_one_row(owner: Any, name: str, call: int) -> None:
     requests = company()
     with failing(owner, name, nth_call(call), MemoryError("no memory")) as raised:
         run = run_with_faults(requests)
+    assert raised[0] or call, "the place was never reached"
     assert len(failed_of(run, requests)) <= raised[0]
     assert_nothing_leaks(run.core)
 
@@ -151,7 +154,7 @@ def test_a_failure_anywhere_costs_at_most_one_row(owner: Any, name: str, call: i
 @pytest.mark.parametrize("name", ["sample", "checked"])
 def test_a_failure_that_several_rows_share_once_costs_none(name: str) -> None:
     requests = company()
-    with failing(step_module.sampling, name, nth_call(6), Panic("native")) as raised:
+    with failing(sampling, name, nth_call(6), Panic("native")) as raised:
         run = run_with_faults(requests)
     assert raised == [1]
     assert not failed_of(run, requests)
@@ -162,12 +165,10 @@ def test_a_row_whose_every_forward_fails_is_found_and_ends_alone() -> None:
     requests = company()
     poisoned = requests[3]
 
-    def holds_it(runner: ModelRunner, tokens: Any) -> bool:
-        return any(
-            tuple(ids)[:1] == (5,) and length == 0 for ids, length in zip(tokens, runner.decoding.lengths, strict=True)
-        )
+    def holds_it(runner: ModelRunner, batch: Batch, tokens: Any) -> bool:
+        return runner.role == TARGET and any(row.request is poisoned for row in batch.rows)
 
-    with failing(ModelRunner, "decode", holds_it, RuntimeError("bad kernel")) as raised:
+    with failing(ModelRunner, "forward", holds_it, RuntimeError("bad kernel")) as raised:
         run = run_with_faults(requests)
     assert raised[0] >= 2
     assert failed_of(run, requests) == [poisoned]
@@ -177,7 +178,7 @@ def test_a_row_whose_every_forward_fails_is_found_and_ends_alone() -> None:
 
 def test_an_engine_whose_every_forward_fails_comes_to_an_end() -> None:
     requests = company()
-    with failing(ModelRunner, "decode", lambda *args: True, RuntimeError("gone")):
+    with failing(ModelRunner, "forward", lambda *args: True, RuntimeError("gone")):
         run = run_with_faults(requests)
     assert failed_of(run, requests) == requests
     assert_nothing_leaks(run.core)
@@ -185,7 +186,7 @@ def test_an_engine_whose_every_forward_fails_comes_to_an_end() -> None:
 
 def test_scheduling_that_always_fails_comes_to_an_end() -> None:
     requests = company()
-    with failing(Scheduler, "overflowing", lambda *args: True, RuntimeError("lost")):
+    with failing(Scheduler, "plan", lambda *args: True, RuntimeError("lost")):
         run = run_with_faults(requests)
     assert failed_of(run, requests) == requests
     assert_nothing_leaks(run.core)
@@ -275,7 +276,7 @@ def test_logits_that_are_not_numbers_end_their_row_and_leave_nothing_behind() ->
         assert found.tokens[one.id] == reference(one, target=target)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Lane, "copy"), (Lane, "drop_running"), (RaggedCache, "remove")])
+@pytest.mark.parametrize(("owner", "name"), [(RaggedCache, "copy_row"), (Batch, "remove"), (RaggedCache, "remove_row")])
 def test_cancelling_never_fails(owner: Any, name: str) -> None:
     requests = company()
     run = Run(tiny.core(lambda: draft_model(0.2), draft_length=3))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
 
-from parallm_openai.engine.kv_cache import CAPACITY_STEP, KEPT_TOKENS, Layout, RaggedCache
+from parallm_openai.engine.cache.kv import CAPACITY_STEP, IDLE_BUFFER_TOKENS, Layout, RaggedCache
 
 
 def alone(tokens: list[int]) -> np.ndarray:
@@ -25,25 +25,24 @@ class Mirror:
 
     def forward(self, chunks: list[list[int]], keep: list[int]) -> None:
         """Read the chunks, check every logit, commit the first `keep` tokens of each."""
-        logits = np.array(self.cache.forward(chunks))
+        logits = np.array(self.cache.forward(chunks, [len(held) for held in self.rows]))
         for row, chunk in enumerate(chunks):
             if chunk:
                 expected = alone(self.rows[row] + chunk)[len(self.rows[row]) :]
                 np.testing.assert_allclose(logits[row, : len(chunk)], expected, atol=2e-4)
-        self.cache.commit(keep)
         self.rows = [held + chunk[:kept] for held, chunk, kept in zip(self.rows, chunks, keep, strict=True)]
 
     def append(self) -> None:
-        self.cache.append()
+        self.cache.append_row()
         self.rows.append([])
 
     def remove(self, row: int) -> None:
-        self.cache.remove(row)
+        self.cache.remove_row(row, len(self.rows[-1]))
         self.rows[row] = self.rows[-1]
         self.rows.pop()
 
     def take(self, other: Mirror, row: int) -> None:
-        self.cache.take(other.cache, row)
+        self.cache.append_row_from(other.cache, row, len(other.rows[row]))
         self.rows.append(list(other.rows[row]))
 
 
@@ -98,7 +97,7 @@ def test_a_rejected_tail_costs_nothing_and_leaves_no_trace() -> None:
     batch.forward([[5, 6]], [2])
 
 
-@pytest.mark.parametrize(("length", "freed"), [(3, False), (KEPT_TOKENS + 1, True)])
+@pytest.mark.parametrize(("length", "freed"), [(3, False), (IDLE_BUFFER_TOKENS + 1, True)])
 def test_an_emptied_cache_gives_large_buffers_back_and_uses_small_ones_again(length: int, freed: bool) -> None:
     batch = Mirror()
     batch.append()
@@ -113,26 +112,22 @@ def test_the_first_rows_may_read_alone() -> None:
     cache, whole = RaggedCache(tiny.model()), RaggedCache(tiny.model())
     for one in (cache, whole):
         for _ in range(3):
-            one.append()
-        one.forward([[1, 2], [3], [4, 5, 6]])
-        one.commit([2, 1, 3])
-    logits = cache.forward([[7], [8, 9]])
-    cache.commit([1, 2])
-    assert cache.lengths == [3, 3, 3]
-    expected = whole.forward([[7], [8, 9], []])
+            one.append_row()
+        one.forward([[1, 2], [3], [4, 5, 6]], [0, 0, 0])
+    logits = cache.forward([[7], [8, 9]], [2, 1])
+    expected = whole.forward([[7], [8, 9], []], [2, 1, 3])
     np.testing.assert_allclose(np.array(logits[1]), np.array(expected[1]), atol=1e-4)
-    whole.commit([1, 2, 0])
-    np.testing.assert_allclose(np.array(cache.forward([[1]] * 3)), np.array(whole.forward([[1]] * 3)), atol=1e-4)
+    after, expected = (one.forward([[1]] * 3, [3, 3, 3]) for one in (cache, whole))
+    np.testing.assert_allclose(np.array(after), np.array(expected), atol=1e-4)
 
 
 def test_room_for_rows_that_are_to_come_is_made_once() -> None:
     batch, source = RaggedCache(tiny.model()), RaggedCache(tiny.model())
     for _ in range(5):
-        source.append()
-    source.forward([[1, 2]] * 5)
-    source.commit([2] * 5)
+        source.append_row()
+    source.forward([[1, 2]] * 5, [0] * 5)
     batch.reserve(5)
-    batch.take(source, 0)
+    batch.append_row_from(source, 0, 2)
     slots = [layer.keys.shape[0] for layer in batch.layers if layer.keys is not None]
     assert slots == [8, 8]
 
@@ -142,7 +137,7 @@ def test_a_copy_of_a_row_is_no_larger_than_it_need_be() -> None:
     batch.append()
     batch.append()
     batch.forward([[1, 2, 3, 4], [5, 6]], [4, 2])
-    copied = batch.cache.copy(0, 3)
+    copied = batch.cache.copy_row(0, 3)
     for copy, layer in zip(copied.layers, batch.cache.layers, strict=True):
         assert copy.keys is not None
         assert layer.keys is not None

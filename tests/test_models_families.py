@@ -12,9 +12,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from support import families
 
+from parallm_openai.engine.cache.kv import Layout, RaggedCache
+from parallm_openai.engine.cache.native import NativeCache, NativePrefill
+from parallm_openai.engine.cache.protocol import BatchCache
 from parallm_openai.engine.capabilities import Batching, UnsupportedModelError, probe
-from parallm_openai.engine.kv_cache import BatchCache, Layout, RaggedCache
-from parallm_openai.engine.native_cache import NativeCache, NativePrefill
 
 TOLERANCE = 1e-4
 
@@ -64,12 +65,11 @@ def rounding(network: nn.Module) -> float:
 def prefill(cache: BatchCache, rows: list[Sequence], chunk: int) -> None:
     """Read the prompts of rows that join together, in chunks of unequal length."""
     for _ in rows:
-        cache.append()
+        cache.append_row()
     while any(row.read < row.prompt for row in rows):
         chunks = [row.tokens[row.read : min(row.read + chunk, row.prompt)] for row in rows]
-        cache.forward(chunks)
+        cache.forward(chunks, [row.read for row in rows])
         cache.evaluate()
-        cache.commit([len(part) for part in chunks])
         for row, part in zip(rows, chunks, strict=True):
             row.read += len(part)
 
@@ -79,13 +79,12 @@ def decode(cache: BatchCache, rows: list[Sequence], dice: random.Random, longest
     kept = [dice.randint(1, min(longest, row.left)) for row in rows]
     wrong = [[dice.randrange(families.VOCAB) for _ in range(dice.randint(0, longest - count))] for count in kept]
     given = [row.tokens[row.read : row.read + count] + tail for row, count, tail in zip(rows, kept, wrong, strict=True)]
-    logits = np.array(cache.forward(given))
+    logits = np.array(cache.forward(given, [row.read for row in rows]))
     worst = 0.0
     for index, (row, count) in enumerate(zip(rows, kept, strict=True)):
         expected = row.expected[row.read : row.read + count]
         worst = max(worst, float(np.abs(logits[index, :count] - expected).max()))
         row.read += count
-    cache.commit(kept)
     return worst
 
 
@@ -102,30 +101,22 @@ def largest_difference(network: nn.Module, *, ragged: bool) -> float:
         joining = [row for row in waiting if row.joins <= step]
         waiting = [row for row in waiting if row.joins > step]
         prefill(prefilling, joining, chunk=6)
-        for row in joining:
-            decoding.take(prefilling, 0)
-            prefilling.remove(0)
-            # The last row took the place of the one removed.
-            running.append(joining[_order(len(joining))[joining.index(row)]])
+        while joining:
+            decoding.append_row_from(prefilling, 0, joining[0].read)
+            prefilling.remove_row(0, joining[-1].read)
+            running.append(joining[0])
+            # The last row takes the place of the one removed.
+            joining[0] = joining[-1]
+            joining.pop()
         if running:
             worst = max(worst, decode(decoding, running, dice, longest=4 if ragged else 1))
         for index in reversed(range(len(running))):
             if running[index].left == 0:
-                decoding.remove(index)
+                decoding.remove_row(index, running[-1].read)
                 running[index] = running[-1]
                 running.pop()
         step += 1
     return worst
-
-
-def _order(count: int) -> list[int]:
-    """Which of `count` rows is first each time the first is removed and the last takes its place."""
-    rows, order = list(range(count)), []
-    while rows:
-        order.append(rows[0])
-        rows[0] = rows[-1]
-        rows.pop()
-    return order
 
 
 @pytest.mark.parametrize("family", families.RAGGED)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,18 +12,27 @@ from hypothesis import strategies as st
 from support import tiny
 from support.tiny import Run, draft_model, greedy, reference, run_all, seeded
 
-from parallm_openai.engine.kv_cache import RaggedCache
-from parallm_openai.engine.prefix_cache import LEAST_TOKENS, Prefix, PrefixCache
+from parallm_openai.engine.cache.blocks import BlockHashes
+from parallm_openai.engine.cache.kv import RaggedCache
+from parallm_openai.engine.cache.prefix import SHORTEST_PREFIX, Prefix, PrefixCache
 from parallm_openai.engine.request import FinishReason, Request
-from parallm_openai.engine.runner import ModelRunner
+from parallm_openai.engine.row import TARGET
 
 SYSTEM = [n * n % tiny.VOCAB for n in range(50)]
 ROOMY = 10**6
 
 
-def kept(tokens: Sequence[int]) -> Prefix:
-    """A kept sequence without its keys and values: the index looks at its tokens alone."""
-    return Prefix(np.array(tokens), RaggedCache(tiny.model()))
+def prefix(tokens: Sequence[int]) -> Prefix:
+    """A stored prefix without its keys and values: the index looks at its tokens alone."""
+    return Prefix.of(tokens, BlockHashes(), {})
+
+
+def match(cache: PrefixCache, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
+    return cache.match(tokens[:-1], BlockHashes())
+
+
+def should_store(cache: PrefixCache, tokens: Sequence[int], budget: int) -> bool:
+    return cache.should_store(tokens, BlockHashes(), budget)
 
 
 def cached(run: Run, request: Request) -> int:
@@ -124,8 +133,8 @@ def test_a_request_with_more_of_its_own_to_read_waits_for_nobody() -> None:
     assert not run.core.scheduler.waiting
 
 
-def test_a_request_does_not_wait_for_a_prompt_that_will_not_be_kept() -> None:
-    run = Run(tiny.core(prefill_chunk=16, prefix_cache_tokens=49))
+def test_a_request_does_not_wait_for_a_prompt_that_will_not_be_stored() -> None:
+    run = Run(tiny.core(prefill_chunk=16, prefix_cache_tokens=48))
     for request in (greedy(SYSTEM, 5), greedy(SYSTEM, 5)):
         run.add(request)
     run.step()
@@ -169,7 +178,7 @@ def test_a_row_that_was_sent_back_does_not_read_again_what_it_had() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"prefix_cache_tokens": 0}, {"ragged": False}])
-def test_nothing_is_kept_where_nothing_is_asked_for_or_state_cannot_be_cut(settings: dict[str, int]) -> None:
+def test_nothing_is_stored_if_the_budget_is_none_or_state_cannot_be_cut(settings: dict[str, int]) -> None:
     engine = tiny.core(**settings)  # type: ignore[arg-type]
     first, second = greedy(SYSTEM, 5), greedy(SYSTEM, 5)
     run = run_all(engine, [first, second], [0, 10])
@@ -188,37 +197,37 @@ def test_a_smaller_budget_frees_what_no_longer_fits() -> None:
     assert engine.scheduler.prefixes.report()["tokens"] == 0
 
 
-def test_where_memory_runs_out_kept_sequences_go_and_the_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_memory_runs_out_stored_prefixes_go_and_the_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tiny.core())
     first, second = greedy(SYSTEM, 5), greedy([9, *SYSTEM], 5)
     run.add(first)
     run.finish()
-    monkeypatch.setattr(ModelRunner, "copy", lambda *_: (_ for _ in ()).throw(RuntimeError("[malloc] no memory")))
+    monkeypatch.setattr(RaggedCache, "copy_row", lambda *_: (_ for _ in ()).throw(RuntimeError("[malloc] no memory")))
     run.add(second)
     run.finish()
     assert run.tokens[second.id] == reference(second)
     assert run.core.scheduler.prefixes.report()["sequences"] == 0
 
 
-tokens = st.lists(st.integers(0, 1), min_size=1, max_size=LEAST_TOKENS + 8)
+tokens = st.lists(st.integers(0, 1), min_size=1, max_size=SHORTEST_PREFIX + 8)
 
 
 @given(known=st.lists(tokens, max_size=6), wanted=tokens)
 def test_the_longest_shared_beginning_is_found(known: list[list[int]], wanted: list[int]) -> None:
     cache = PrefixCache()
-    head = [2] * (LEAST_TOKENS - 4)
+    head = [2] * (SHORTEST_PREFIX - 4)
     for sequence in known:
-        if cache.wants([*head, *sequence], ROOMY):
-            cache.keep(kept([*head, *sequence]), ROOMY)
+        if should_store(cache, [*head, *sequence], ROOMY):
+            cache.store(prefix([*head, *sequence]), ROOMY)
     wanted = [*head, *wanted]
     usable = [
         n
         for sequence in known
-        if len(head) + len(sequence) >= LEAST_TOKENS
-        for n in range(LEAST_TOKENS, len(wanted))
+        if len(head) + len(sequence) >= SHORTEST_PREFIX
+        for n in range(SHORTEST_PREFIX, len(wanted))
         if [*head, *sequence][:n] == wanted[:n]
     ]
-    found, length = cache.find(wanted)
+    found, length = match(cache, wanted)
     assert length == max(usable, default=0)
     assert (found is not None) == bool(usable)
     assert found is None or list(found.tokens[:length]) == wanted[:length]
@@ -226,39 +235,77 @@ def test_the_longest_shared_beginning_is_found(known: list[list[int]], wanted: l
 
 def test_a_sequence_takes_the_place_of_what_it_continues() -> None:
     cache = PrefixCache()
-    cache.keep(kept(SYSTEM), ROOMY)
-    cache.keep(kept([*SYSTEM, 1, 2]), ROOMY)
-    cache.keep(kept([*SYSTEM, 3]), ROOMY)
+    for tokens in (SYSTEM, [*SYSTEM, 1, 2], [*SYSTEM, 3]):
+        cache.store(prefix(tokens), ROOMY)
     assert cache.report()["sequences"] == 2
-    assert not cache.wants(SYSTEM, ROOMY)
+    assert not should_store(cache, SYSTEM, ROOMY)
 
 
 def test_the_least_recently_used_make_room() -> None:
     cache, budget = PrefixCache(), 2 * 51
     first, second, third = ([n, *SYSTEM] for n in (1, 2, 3))
-    cache.keep(kept(first), budget)
-    cache.keep(kept(second), budget)
-    cache.find([*first, 5])
-    cache.keep(kept(third), budget)
-    assert [cache.find([*sequence, 5])[1] for sequence in (first, second, third)] == [51, 0, 51]
+    cache.store(prefix(first), budget)
+    cache.store(prefix(second), budget)
+    found, length = match(cache, [*first, 5])
+    assert found is not None
+    cache.use(found, length)
+    cache.store(prefix(third), budget)
+    assert [match(cache, [*sequence, 5])[1] for sequence in (first, second, third)] == [51, 0, 51]
 
 
 def test_what_is_larger_than_the_budget_drives_nothing_out() -> None:
     cache = PrefixCache()
-    assert not cache.wants([1] * 101, 100)
-    assert cache.wants([1] * 100, 100)
+    assert not should_store(cache, [1] * 101, 100)
+    assert should_store(cache, [1] * 100, 100)
 
 
-def test_a_kept_sequence_is_a_copy_that_later_rows_cannot_change() -> None:
+def test_a_stored_prefix_is_a_copy_that_later_rows_cannot_change() -> None:
     run = Run(tiny.core())
     first = greedy(SYSTEM, 4)
     run.add(first)
     run.finish()
-    prefix, length = run.core.scheduler.prefixes.find([*SYSTEM, *run.tokens[first.id], 1])
-    assert prefix is not None
-    before = [np.array(layer.keys[:, :, :length]) for layer in prefix.target.layers if layer.keys is not None]
+    found, length = match(run.core.scheduler.prefixes, [*SYSTEM, *run.tokens[first.id], 1])
+    assert found is not None
+    before = [np.array(keys[:, :, :length]) for keys in stored_keys(found)]
     for request in [greedy([*SYSTEM, 1], 30), greedy([5] * 60, 30)]:
         run.add(request)
     run.finish()
-    after = [layer.keys[:, :, :length] for layer in prefix.target.layers if layer.keys is not None]
-    assert all(mx.array_equal(mx.array(a), b).item() for a, b in zip(before, after, strict=True))
+    after = [np.array(keys[:, :, :length]) for keys in stored_keys(found)]
+    assert len(before) == 2
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def stored_keys(found: Prefix) -> list[Any]:
+    cache = found.rows[TARGET].cache
+    assert isinstance(cache, RaggedCache)
+    return [layer.keys for layer in cache.layers]
+
+
+def test_many_requests_of_one_prompt_read_it_once_whoever_stands_between_them() -> None:
+    """Strangers of three kinds: with the same system prompt, with nothing in common, and too short to share."""
+    prompt = [*SYSTEM, *[7, 11, 13] * 20]
+    strangers = [greedy([*SYSTEM, n], 4) for n in range(3)] + [greedy([n + 20] * 60, 4) for n in range(3)]
+    choices = [seeded(prompt, 5, seed=n) for n in range(12)]
+    run = Run(tiny.core(prefill_chunk=16, max_batch_size=6))
+    order = [strangers[0], choices[0], strangers[3], *choices[1:6], greedy([1, 2], 3), *strangers[4:], *choices[6:]]
+    for request in order:
+        run.add(request)
+    run.finish()
+    read_alone = sum(len(request.prompt) - 1 for request in order if request not in choices)
+    shared = run.core.stats.prompt_tokens - read_alone
+    assert shared <= len(prompt) - 1
+    for request in order:
+        assert run.tokens[request.id] == reference(request)
+
+
+def test_a_long_prompts_many_choices_are_looked_up_without_reading_it_again() -> None:
+    """A lookup is a binary search over the row's block hashes, of which each is made once."""
+    prompt = [n * n % 61 for n in range(8000)]
+    blocks = BlockHashes()
+    cache = PrefixCache()
+    cache.store(prefix(prompt), ROOMY)
+    assert cache.match(prompt[:-1], blocks)[1] == 7999
+    known = list(blocks.hashes)
+    assert cache.match(prompt[:4000], blocks)[1] == 4000
+    assert all(old is new for old, new in zip(known, blocks.hashes, strict=True))

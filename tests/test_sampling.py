@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallm_openai.engine import sampling
+from parallm_openai.engine.position import Position, TokenHistory
 from parallm_openai.engine.request import Request, SamplingParams
-from parallm_openai.engine.sampling import Position, TokenHistory
 
 VOCAB = 23
 

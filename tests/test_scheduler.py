@@ -1,50 +1,48 @@
-"""Admission, prefill shares and lanes, without a model."""
+"""What the scheduler plans, without a model: its rows and batches are plain data."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import combinations, count
-from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from parallm_openai.config import EngineConfig
-from parallm_openai.engine.lane import Lane
+from parallm_openai.engine.batch import Bucket, padding
+from parallm_openai.engine.plan import Plan
+from parallm_openai.engine.prompt_widths import first_width
 from parallm_openai.engine.request import Request, SamplingParams
-from parallm_openai.engine.row import Row
-from parallm_openai.engine.scheduler import HEADROOM, LONG_PROMPT, Scheduler, first_width
+from parallm_openai.engine.row import TARGET, Row
+from parallm_openai.engine.scheduler import HEADROOM, LONG_PROMPT, ModelTraits, Scheduler
+from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.ngram import NgramDrafter
 
 numbers = count()
+NO_LIMIT = 10**9
 
 
-def row(length: int) -> Row:
+def row(length: int, max_tokens: int = 16) -> Row:
     """A row whose prompt begins like no other's."""
-    return Row.of(Request((next(numbers), *(1,) * (length - 1)), SamplingParams()), 10_000, frozenset())
+    prompt = (next(numbers), *(1,) * (length - 1))
+    return Row.of(Request(prompt, SamplingParams(max_tokens=max_tokens)), 10_000, frozenset())
 
 
-@dataclass
-class NoCache:
-    lengths: tuple[int, ...] = (0, 0)
-
-    def remove(self, row: int) -> None: ...
-    def take(self, other: Any, row: int) -> None: ...
-
-
-@dataclass
-class NoModel:
-    ragged: bool = True
-    prefilling: NoCache = field(default_factory=NoCache)
-    decoding: NoCache = field(default_factory=NoCache)
-
-    def admit(self, kept: Any, length: int) -> None: ...
+def scheduler(
+    padding_limit: int = NO_LIMIT, forward_tokens: int = 8, drafter: Drafter | None = None, ragged: bool = True
+) -> Scheduler:
+    traits = ModelTraits(ragged, padding_limit, forward_tokens)
+    return Scheduler(Bucket(DraftLength()), Bucket(DraftLength()), drafter or Drafter(), traits)
 
 
-def scheduler(waste_limit: int = 10**9, forward_tokens: int = 8) -> Scheduler:
-    lanes = [Lane(NoModel(), Drafter()) for _ in range(2)]  # type: ignore[arg-type]
-    return Scheduler(lanes, waste_limit, forward_tokens)
+def decoding(bucket: Bucket, rows: Sequence[Row]) -> None:
+    for each in rows:
+        bucket.decoding.append(each)
+        each.computed[TARGET].length = len(each.tokens) - 1
 
 
 def reading_cost(lengths: Sequence[int], cuts: Sequence[int], forward_tokens: int) -> int:
@@ -56,34 +54,49 @@ def reading_cost(lengths: Sequence[int], cuts: Sequence[int], forward_tokens: in
     )
 
 
+def test_planning_loads_no_mlx() -> None:
+    code = (
+        "import sys, parallm_openai.engine.scheduler; print([name for name in sys.modules if name.startswith('mlx')])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
 @given(lengths=st.lists(st.integers(1, 3000), max_size=20), batch=st.integers(1, 8), budget=st.integers(1, 9000))
 def test_admission_is_in_order_and_within_both_limits(lengths: list[int], batch: int, budget: int) -> None:
-    config = EngineConfig(max_batch_size=batch, max_batch_tokens=budget)
-    plan = scheduler()
+    plans = scheduler()
     rows = [row(length) for length in lengths]
-    plan.waiting.extend(rows)
-    plan.admit(config)
-    admitted = plan.prefilling
-    assert {r.id for r in admitted} == {r.id for r in rows[: len(admitted)]}
-    assert list(plan.waiting) == rows[len(admitted) :]
+    plans.waiting.extend(rows)
+    plan = plans.plan(EngineConfig(max_batch_size=batch, max_batch_tokens=budget))
+    admitted = [admission.row for admission in plan.admit]
+    assert admitted == rows[: len(admitted)]
     assert len(admitted) <= batch
     assert len(admitted) <= 1 or sum(len(r.tokens) + HEADROOM for r in admitted) <= budget
     assert admitted or not rows, "a lone request always fits"
-    assert all(len(r.tokens) > LONG_PROMPT for r in plan.long.prefilling)
+    assert all((a.bucket is plans.long) == (len(a.row.tokens) > LONG_PROMPT) for a in plan.admit)
+    assert list(plans.waiting) == rows, "planning changes nothing"
 
 
-@given(unread=st.lists(st.integers(0, 5000), min_size=1, max_size=40), chunk=st.integers(1, 600), both=st.booleans())
-def test_a_steps_prefill_stays_within_the_chunk_and_always_moves_on(unread: list[int], chunk: int, both: bool) -> None:
-    plan = scheduler()
-    plan.common.prefilling = [row(2) for _ in unread]
-    plan.long.prefilling = [row(2)] if both else []
-    share = plan.prefill_share(plan.common, EngineConfig(prefill_chunk=chunk))
-    width = plan.prefill_width(plan.common, unread, share)
+def prompt_tokens(plan: Plan, bucket: Bucket) -> int:
+    return sum(forward.width for forward in plan.prefill if forward.bucket is bucket)
+
+
+@given(lengths=st.lists(st.integers(1, 1000), min_size=1, max_size=40), chunk=st.integers(1, 600), both=st.booleans())
+def test_a_steps_prefill_stays_within_the_chunk_and_always_advances(lengths: list[int], chunk: int, both: bool) -> None:
+    plans = scheduler()
+    for each in [row(length) for length in lengths]:
+        plans.common.prefilling.append(each)
+    if both:
+        plans.long.prefilling.append(row(5000))
+    plan = plans.plan(EngineConfig(prefill_chunk=chunk))
+    unread = [length - 1 for length in lengths if length > 1]
+    width = prompt_tokens(plan, plans.common)
     assert width * len(unread) <= max(chunk // (2 if both else 1), len(unread))
-    assert width <= share
-    assert share * len(unread) <= max(chunk // (2 if both else 1), len(unread))
-    assert width >= 1 or max(unread) == 0
-    assert width <= max(unread)
+    assert width >= 1 or not unread
+    assert width <= max(unread, default=0)
+    through = {r for forward in plan.prefill for r in forward.through}
+    assert {len(r.tokens) for r in through} == {length for length in lengths if length - 1 <= width}
+    assert sum(len(decode.draft_lengths) for decode in plan.decode) == len(through)
 
 
 @given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=7), forward_tokens=st.integers(0, 100))
@@ -100,31 +113,53 @@ def test_prompts_are_read_in_the_forwards_that_cost_least(lengths: list[int], fo
     assert reading_cost(lengths, ends, forward_tokens) == cheapest
 
 
-def test_rows_whose_state_takes_no_padding_are_read_at_once() -> None:
-    plan = scheduler(forward_tokens=0)
-    assert plan.prefill_width(plan.common, [3, 9], 20) == 3
-    plan.common.target.ragged = False
-    assert plan.prefill_width(plan.common, [3, 9], 20) == 9
+@pytest.mark.parametrize(("ragged", "widths"), [(True, [3, 6]), (False, [9])])
+def test_rows_whose_state_takes_no_padding_are_read_at_once(ragged: bool, widths: list[int]) -> None:
+    plans = scheduler(forward_tokens=0, ragged=ragged)
+    for length in (4, 10):
+        plans.common.prefilling.append(row(length))
+    assert [forward.width for forward in plans.plan(EngineConfig()).prefill] == widths
 
 
-def test_a_row_sent_back_is_served_next() -> None:
-    plan = scheduler()
-    first, newest = row(3), row(4)
-    plan.common.running = [newest, first]
+def test_the_newest_row_is_preempted_and_waits_first_in_the_queue() -> None:
+    plans = scheduler()
+    first, newest, other = row(300), row(400), row(5)
     newest.arrived = first.arrived + 1
-    plan.waiting.append(row(5))
-    plan.requeue_newest(plan.common, EngineConfig())
-    assert plan.waiting[0] is newest
-    assert plan.common.running == [first]
+    decoding(plans.common, [newest, first])
+    plans.waiting.append(other)
+    plan = plans.plan(EngineConfig(max_batch_tokens=500))
+    assert plan.preempt == (newest,)
+    assert not plan.admit, "the row that was preempted comes first"
+    assert [list(decode.draft_lengths) for decode in plan.decode] == [[first]]
+    plans.common.decoding.remove(newest)
+    plans.requeue(plan.preempt)
+    assert list(plans.waiting) == [newest, other]
 
 
 @given(lengths=st.lists(st.integers(1, 5000), max_size=12), limit=st.integers(0, 20_000))
-def test_no_lane_shares_more_padding_than_a_forward_costs(lengths: list[int], limit: int) -> None:
-    plan = scheduler(limit)
+def test_no_bucket_shares_more_padding_than_a_forward_costs(lengths: list[int], limit: int) -> None:
+    plans = scheduler(limit)
     rows = [row(length) for length in lengths]
-    plan.common.running = list(rows)
-    plan.rebalance()
-    assert plan.common.waste() <= limit or len(plan.common.running) == 1
-    assert sorted(r.id for r in plan.running) == sorted(r.id for r in rows)
-    if plan.long.running and plan.common.running:
-        assert min(len(r.tokens) for r in plan.long.running) >= max(len(r.tokens) for r in plan.common.running)
+    decoding(plans.common, rows)
+    moved = dict(plans.plan(EngineConfig(max_batch_size=100, max_batch_tokens=NO_LIMIT)).moves)
+    assert set(moved.values()) <= {plans.long}
+    stay = [each for each in rows if each not in moved]
+    assert padding(stay) <= limit or len(stay) == 1
+    if moved and stay:
+        assert min(len(r.tokens) for r in moved) >= max(len(r.tokens) for r in stay)
+
+
+def test_a_row_near_its_end_is_drafted_for_no_further_than_it_goes() -> None:
+    plans = scheduler(drafter=NgramDrafter())
+    ending, going_on = row(8, max_tokens=3), row(8, max_tokens=100)
+    decoding(plans.common, [ending, going_on])
+    [decode] = plans.plan(EngineConfig(draft_length=5)).decode
+    assert decode.draft_lengths == {ending: 2, going_on: 5}
+
+
+def test_a_prompt_that_may_generate_nothing_is_through_but_not_decoded() -> None:
+    plans = scheduler()
+    plans.common.prefilling.append(scored := row(4, max_tokens=0))
+    plan = plans.plan(EngineConfig())
+    assert [list(forward.through) for forward in plan.prefill] == [[scored]]
+    assert not plan.decode

@@ -59,7 +59,7 @@ requests = st.lists(
     drafter=st.sampled_from(sorted(DRAFTERS)),
     length=st.sampled_from(["auto", "auto", 1, 3, 6]),
     batch=st.integers(1, 5),
-    waste_limit=st.sampled_from([0, 20, 10**9]),
+    padding_limit=st.sampled_from([0, 20, 10**9]),
     chunk=st.sampled_from([3, 16, 256]),
     cancel=st.booleans(),
     # A system prompt that all share: those that come later find it read.
@@ -70,7 +70,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     drafter: str,
     length: int | str,
     batch: int,
-    waste_limit: int,
+    padding_limit: int,
     chunk: int,
     cancel: bool,
     system: int,
@@ -80,7 +80,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
         DRAFTERS[drafter],
         draft_length=length,
         eos=[0],
-        waste_limit=waste_limit,
+        padding_limit=padding_limit,
         max_batch_size=batch,
         prefill_chunk=chunk,
     )
@@ -156,7 +156,7 @@ def test_a_request_may_speculate_where_the_server_does_not() -> None:
     assert run.drafted(eager) > 0
 
 
-def test_a_family_that_cannot_unwrite_is_never_drafted_for() -> None:
+def test_a_family_that_cannot_roll_back_is_never_drafted_for() -> None:
     request = greedy([1, 2, 3], 20)
     run = run_all(tiny.core(NgramDrafter, draft_length=4, ragged=False), [request])
     assert run.drafted(request) == 0
@@ -241,9 +241,9 @@ def test_sampled_output_has_exactly_the_targets_distribution(planted: bool, acce
     )
     rng = np.random.default_rng(0)
     if planted:
-        from parallm_openai.engine import step
+        from parallm_openai.engine import verification
 
-        honest = step.agreeing
+        honest = verification.accepted_count
 
         def careless(draft: tuple[int, ...], sampled: list[int]) -> int:
             count = honest(draft, sampled)
@@ -256,7 +256,7 @@ def test_sampled_output_has_exactly_the_targets_distribution(planted: bool, acce
     run = Run(engine)
     patch = pytest.MonkeyPatch()
     if planted:
-        patch.setattr(step, "agreeing", careless)
+        patch.setattr(verification, "accepted_count", careless)
     for request in wanted:
         run.add(request)
     while not engine.idle:

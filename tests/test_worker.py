@@ -112,11 +112,12 @@ def test_an_engine_that_stays_idle_frees_the_buffers_of_rows(
 ) -> None:
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.02)
     for _ in range(2):
-        cache, request = engine.core.lanes[0].target.decoding, greedy([1, 2], 4)
+        batch, request = engine.core.scheduler.common.decoding, greedy([1, 2], 4)
+        caches = batch.caches
         engine.submit(request)
         assert outbox.tokens(request.id) == reference(request)
         deadline = time.monotonic() + 10
-        while engine.core.lanes[0].target.decoding is cache:
+        while batch.caches is caches:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -227,7 +228,7 @@ def test_a_thread_that_fails_ends_every_request_and_says_so(outbox: Outbox, monk
         engine.submit(request)
     while not outbox.outputs:
         time.sleep(0.005)
-    monkeypatch.setattr(engine.core.scheduler, "park_cleared", lambda: 1 / 0)
+    monkeypatch.setattr(engine.core, "_take_outputs", lambda: 1 / 0)
     monkeypatch.setattr(engine.core, "fail_all", lambda error: 1 / 0)
     for request in requests:
         last = outbox.wait(request.id)[-1]

@@ -12,8 +12,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
-from parallm_openai.engine.kv_cache import RaggedCache
-from parallm_openai.engine.native_cache import NativeCache, NativePrefill
+from parallm_openai.engine.cache.kv import RaggedCache
+from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 
 
 class Batching(StrEnum):
@@ -92,17 +92,16 @@ def _ragged_rounds(model: nn.Module, vocab_size: int, mask_axes: int) -> Compari
     rows = _tokens(vocab_size)
     cache = RaggedCache(model, mask_axes)
     for _ in rows:
-        cache.append()
+        cache.append_row()
     single = [_alone(model, row) for row in rows]
     compared: Comparison = []
     done = [0] * len(rows)
     for widths, kept in (((5, 1, 3), (5, 1, 3)), ((4, 3, 2), (1, 2, 0)), ((3, 1, 4), (3, 1, 4))):
         chunks = [row[at : at + width] for row, at, width in zip(rows, done, widths, strict=True)]
-        logits = cache.forward(chunks)
+        logits = cache.forward(chunks, done)
         for i, chunk in enumerate(chunks):
             compared.append((logits[i, : len(chunk)], single[i][done[i] : done[i] + len(chunk)]))
         mx.eval(logits)
-        cache.commit(kept)
         done = [at + count for at, count in zip(done, kept, strict=True)]
     return compared
 
@@ -113,18 +112,17 @@ def _native_rounds(model: nn.Module, vocab_size: int) -> Comparison:
     single = [_alone(model, row) for row in rows]
     prefill, batch = NativePrefill(model), NativeCache(model)
     for row in rows:
-        prefill.append()
-        prefill.forward([row[:-2]])
+        prefill.append_row()
+        prefill.forward([row[:-2]], [0])
         prefill.evaluate()
-        prefill.commit([len(row) - 2])
-        batch.take(prefill, 0)
-        prefill.remove(0)
-    logits = batch.forward([[row[-2]] for row in rows])
+        batch.append_row_from(prefill, 0, len(row) - 2)
+        prefill.remove_row(0, 0)
+    lengths = [len(row) - 2 for row in rows]
+    logits = batch.forward([[row[-2]] for row in rows], lengths)
     compared = [(logits[i, 0], single[i][-2]) for i in range(len(rows))]
-    batch.commit([1] * len(rows))
-    batch.remove(0)
+    batch.remove_row(0, lengths[-1] + 1)
     remaining = [2, 1]
-    logits = batch.forward([[rows[i][-1]] for i in remaining])
+    logits = batch.forward([[rows[i][-1]] for i in remaining], [lengths[i] + 1 for i in remaining])
     compared += [(logits[place, 0], single[i][-1]) for place, i in enumerate(remaining)]
     return compared
 

@@ -1,4 +1,4 @@
-"""The engine's own state of one request while it waits, prefills and decodes."""
+"""One sequence while it waits, prefills and decodes, and all that is its own. Imports no MLX."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from parallm_openai.engine.cache.blocks import BlockHashes
 from parallm_openai.engine.constraint import Mask, Matcher
+from parallm_openai.engine.position import Position, TokenHistory
 from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
-from parallm_openai.engine.sampling import Position, TokenHistory
+
+if TYPE_CHECKING:
+    from parallm_openai.engine.batch import Batch
+    from parallm_openai.engine.speculation.draft_length import AcceptanceRate
+    from parallm_openai.engine.speculation.ngram import NgramIndex
 
 log = logging.getLogger(__name__)
+
+# The models that compute a row: the one that is served, and the one that drafts for it.
+TARGET, DRAFT = "target", "draft"
 
 # What a row's grammar may take of the engine's thread, in seconds of CPU time: for one mask; and for all of them, some
 # and so much for each. Usual masks take well under a millisecond.
@@ -20,9 +30,24 @@ GRAMMAR_SECONDS = 2.0
 GRAMMAR_SECONDS_A_CALL = 0.05
 
 
+@dataclass(slots=True)
+class Computed:
+    """The tokens of a row that a model's cache holds: `length` of them, the first being the row's `start`-th."""
+
+    start: int = 0
+    length: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
 @dataclass(slots=True, eq=False)
 class Row:
-    """One sequence: its prompt and what was generated so far."""
+    """One sequence: its prompt and what was generated so far.
+
+    Its last token is pending: the next decode step computes it.
+    """
 
     request: Request
     tokens: list[int]
@@ -31,10 +56,18 @@ class Row:
     seed: int
     history: TokenHistory | None
     matcher: Matcher | None
+    blocks: BlockHashes
     arrived: float = field(default_factory=time.perf_counter)
     first_token_at: float | None = None
-    # Prompt tokens that a kept sequence spared it, until its first output has told so.
-    cached: int = 0
+    # Its place: the batch that it is in, if it has been admitted, and its slot there.
+    batch: Batch | None = None
+    slot: int = -1
+    computed: dict[str, Computed] = field(default_factory=lambda: {TARGET: Computed(), DRAFT: Computed()})
+    # What drafters know of it.
+    ngrams: NgramIndex | None = None
+    acceptance: AcceptanceRate | None = None
+    # Prompt tokens that a stored prefix spared it, until its first output has reported them.
+    cached_prompt_tokens: int = 0
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
     # Why its own part of a step failed, its grammar's for instance: it ends with that, and its neighbours go on.
     failure: str | None = None
@@ -42,10 +75,10 @@ class Row:
     at_fault: bool = False
     # Steps that failed for all of their rows. Until it has come through one alone, nobody knows whose fault that was.
     failed_steps: int = 0
-    alone: bool = False
+    suspect: bool = False
+    cleared: bool = False
     grammar_seconds: float = 0.0
     grammar_calls: int = 0
-    cleared: bool = False
     ended: bool = False
 
     @classmethod
@@ -61,6 +94,7 @@ class Row:
             seed=secrets.randbits(63) if params.seed is None else params.seed,
             history=TokenHistory.of(request.prompt) if params.penalised else None,
             matcher=params.grammar.matcher() if params.grammar is not None else None,
+            blocks=BlockHashes(request.cache_salt),
         )
 
     @property
@@ -76,9 +110,19 @@ class Row:
         return self.max_tokens - self.generated
 
     @property
+    def unread(self) -> int:
+        """How many tokens prefill has still to compute: all but the last, which the first decode step does."""
+        return len(self.tokens) - 1 - self.computed[TARGET].length
+
+    @property
+    def computed_tokens(self) -> list[int]:
+        """The tokens that the target's cache holds."""
+        return self.tokens[: self.computed[TARGET].length]
+
+    @property
     def scores_prompt(self) -> bool:
-        """Whether the log-probabilities of the prompt's own tokens are asked for."""
-        return self.request.params.prompt_logprobs is not None
+        """Whether prefill has to report the log-probabilities of the prompt's own tokens."""
+        return self.request.params.prompt_logprobs is not None and not self.generated
 
     def position(self, drafts: tuple[int, ...]) -> Position:
         """The place to sample after the committed tokens and `drafts`."""
@@ -93,6 +137,10 @@ class Row:
             forbidden=tuple(self.stop_ids) if index < params.min_tokens else (),
             allowed=self._allowed(drafts),
         )
+
+    def positions(self, drafts: tuple[int, ...]) -> list[Position]:
+        """The places that one verification samples: after the committed tokens and after each draft."""
+        return [self.position(drafts[:depth]) for depth in range(len(drafts) + 1)]
 
     def fail(self, error: BaseException) -> None:
         """The row ends with this error when its step does."""
@@ -110,37 +158,34 @@ class Row:
             return None
         finally:
             self.grammar_calls += 1
-            self._took(time.thread_time() - began)
+            self._count_grammar(time.thread_time() - began)
 
-    def _took(self, seconds: float) -> None:
+    def _count_grammar(self, seconds: float) -> None:
         """Count the time that the grammar takes on the engine's thread: all other rows wait for it."""
         self.grammar_seconds += seconds
         allowed = GRAMMAR_SECONDS + GRAMMAR_SECONDS_A_CALL * self.grammar_calls
         if self.failure is None and (seconds > SLOWEST_MASK or self.grammar_seconds > allowed):
             self.failure, self.at_fault = "the grammar takes too long for each token", True
 
-    def positions(self, drafts: tuple[int, ...]) -> list[Position]:
-        """The places that one verification samples: after the committed tokens and after each draft."""
-        return [self.position(drafts[:depth]) for depth in range(len(drafts) + 1)]
-
     def extend(self, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
-        """Take sampled tokens up to the first that ends the sequence.
+        """Append sampled tokens up to the first that ends the sequence.
 
-        Returns what was kept (without a stopping token), why it ended if it did, and the stopping token.
+        Returns the tokens appended (without a stopping token), why the sequence ended if it did, and the stopping
+        token.
         """
-        kept: list[int] = []
+        appended: list[int] = []
         for token in tokens:
             if token in self.stop_ids:
-                return kept, FinishReason.STOP, token
-            kept.append(token)
+                return appended, FinishReason.STOP, token
+            appended.append(token)
             self.tokens.append(token)
             if self.history is not None:
                 self.history.generated[token] += 1
             if (reason := self._advance(token)) is not None:
-                return kept, reason, None
+                return appended, reason, None
             if self.remaining <= 0:
-                return kept, FinishReason.LENGTH, None
-        return kept, None, None
+                return appended, FinishReason.LENGTH, None
+        return appended, None, None
 
     def _advance(self, token: int) -> FinishReason | None:
         """Commit a token to the grammar; why the sequence ends with it, if it does."""
@@ -149,7 +194,7 @@ class Row:
         began = time.thread_time()
         try:
             self.matcher.advance(token)
-            self._took(time.thread_time() - began)
+            self._count_grammar(time.thread_time() - began)
             if self.failure is not None:
                 return FinishReason.ERROR
             if self.matcher.error is not None:

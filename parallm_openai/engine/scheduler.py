@@ -1,17 +1,23 @@
-"""Who waits, who is admitted, what is kept of those that leave, and how a step's prefill is shared. No arrays here."""
+"""Decides what each step does: who is preempted, admitted, prefilled and moved, and how far to draft.
+
+First come, first served, within the configured rows and tokens. Imports no MLX.
+"""
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from parallm_openai.config import EngineConfig
-from parallm_openai.engine.lane import Lane
-from parallm_openai.engine.prefix_cache import Prefix, PrefixCache, common_beginning
-from parallm_openai.engine.row import Row, describe
-
-log = logging.getLogger(__name__)
+from parallm_openai.engine.batch import Bucket, padded_tokens
+from parallm_openai.engine.cache.blocks import BLOCK_TOKENS, BlockIndex
+from parallm_openai.engine.cache.prefix import PrefixCache, fits, full_blocks
+from parallm_openai.engine.occupancy import Occupancy
+from parallm_openai.engine.plan import Admission, Decode, Plan, PromptForward
+from parallm_openai.engine.prompt_widths import first_width
+from parallm_openai.engine.row import Row
+from parallm_openai.engine.speculation.drafter import Drafter
 
 # Tokens that each row may grow by before admission would have been wrong.
 HEADROOM = 64
@@ -19,203 +25,250 @@ HEADROOM = 64
 LONG_PROMPT = 1024
 
 
-class Scheduler:
-    """First come, first served, within `max_batch_size` rows and `max_batch_tokens` of cache.
+@dataclass(frozen=True, slots=True)
+class ModelTraits:
+    """What scheduling needs to know of a model on this machine.
 
-    Rows live in two lanes: the first for all of them, the second for those that are too
-    long to share the others' forwards. `waste_limit` is how many tokens of padding cost a
-    decode step's attention as much as one more forward does, `forward_tokens` how many tokens more
-    cost a prefill as much.
+    `ragged` says whether rows may be padded and rolled back. `padding_limit` is how many tokens of padding cost a
+    decode step's attention as much as one more forward does, `forward_tokens` how many more tokens cost a prefill as
+    much. `fast_width` is the most tokens a row that one forward computes cheaply, if kernels have such a bound: longer
+    drafts are then made only if their length is fixed.
     """
 
-    def __init__(self, lanes: Sequence[Lane], waste_limit: int, forward_tokens: int) -> None:
-        self.common, self.long = lanes
-        self.waste_limit = waste_limit
-        self.forward_tokens = forward_tokens
+    ragged: bool
+    padding_limit: int
+    forward_tokens: int
+    fast_width: int | None = None
+
+
+class Scheduler:
+    """Plans steps for rows in two buckets: `common` for all, `long` for those too long to share its forwards."""
+
+    def __init__(self, common: Bucket, long: Bucket, drafter: Drafter, traits: ModelTraits) -> None:
+        self.common, self.long = common, long
+        self.drafter = drafter
+        self.traits = traits
         self.waiting: deque[Row] = deque()
         self.prefixes = PrefixCache()
 
     @property
-    def lanes(self) -> tuple[Lane, Lane]:
+    def buckets(self) -> tuple[Bucket, Bucket]:
         return self.common, self.long
 
     @property
     def prefilling(self) -> list[Row]:
-        return self.common.prefilling + self.long.prefilling
+        return self.common.prefilling.rows + self.long.prefilling.rows
 
     @property
-    def running(self) -> list[Row]:
-        return self.common.running + self.long.running
+    def decoding(self) -> list[Row]:
+        return self.common.decoding.rows + self.long.decoding.rows
 
     @property
     def active(self) -> int:
-        return sum(len(lane.prefilling) + len(lane.running) for lane in self.lanes)
+        return len(self.prefilling) + len(self.decoding)
 
     @property
-    def idle(self) -> bool:
-        return not (self.waiting or self.active)
-
-    def admit(self, config: EngineConfig) -> list[tuple[Row, BaseException]]:
-        """Move waiting rows that fit into prefill, in order; one whose prompt is being read already waits for that.
-
-        Returns the rows for which this failed, for want of memory as a rule, with the reasons: they are nowhere now.
-        """
-        failed: list[tuple[Row, BaseException]] = []
-        for row in list(self.waiting):
-            if self._being_read(row, config):
-                continue
-            if not self._fits(row, config):
-                break
-            self.waiting.remove(row)
-            lane = self.long if len(row.tokens) > LONG_PROMPT else self.common
-            try:
-                lane.admit(row, *self._known(row))
-            except BaseException as error:
-                # The caches may hold a part of the row: those that shared them begin again.
-                self.requeue(lane.clear_prefilling())
-                failed.append((row, error))
-        return failed
-
-    def _known(self, row: Row) -> tuple[Prefix | None, int]:
-        """A kept sequence that begins as the row does, and how far; none where every token is to be scored."""
-        if row.scores_prompt:
-            return None, 0
-        prefix, length = self.prefixes.find(row.tokens, row.request.cache_salt)
-        if not row.generated:
-            row.cached = length
-        return prefix, length
-
-    def _being_read(self, row: Row, config: EngineConfig) -> bool:
-        """Whether another row is reading, and will leave to be copied, more than half of what this one has to read."""
-        if row.scores_prompt or not self.common.target.ragged:
-            return False
-        salt = row.request.cache_salt
-        for other in self.prefilling:
-            if other.request.cache_salt != salt:
-                continue
-            beginning = common_beginning(row.tokens, other.tokens[:-1])
-            if beginning and self.prefixes.has_room(other.tokens, config.prefix_cache_tokens):
-                known = self.prefixes.known(row.tokens, salt)
-                return beginning - known > (len(row.tokens) - known) / 2
-        return False
-
-    def remember(self, lane: Lane, index: int, config: EngineConfig) -> None:
-        """Keep what a decoding row has read, for requests that begin alike."""
-        salt = lane.running[index].request.cache_salt
-        if not self.prefixes.wants(lane.read(index), config.prefix_cache_tokens, salt):
-            return
-        try:
-            prefix = lane.copy(index)
-        except Exception as error:
-            # The rows that run need the memory more.
-            log.warning("a sequence could not be kept (%s); those kept are forgotten", describe(error))
-            self.prefixes.fit(0)
-            return
-        if prefix is not None:
-            self.prefixes.keep(prefix, config.prefix_cache_tokens)
-
-    def retire(self, lane: Lane, index: int, config: EngineConfig) -> Row:
-        """A decoding row leaves."""
-        self.remember(lane, index, config)
-        return lane.drop_running(index)
-
-    def _fits(self, row: Row, config: EngineConfig) -> bool:
-        active = [*self.prefilling, *self.running]
-        if active and (row.alone or any(other.alone for other in active)):
-            return False
-        rows = len(active) + 1
-        area = sum(lane.area for lane in self.lanes) + len(row.tokens) + rows * HEADROOM
-        # A lone request always fits.
-        return rows <= config.max_batch_size and (rows == 1 or area <= config.max_batch_tokens)
-
-    def overflowing(self, config: EngineConfig) -> Lane | None:
-        """A lane whose newest row must go back to the queue, since the rows have outgrown the token budget."""
-        if self.active < 2 or sum(lane.area for lane in self.lanes) <= config.max_batch_tokens:
-            return None
-        return max((lane for lane in self.lanes if lane.running), key=lambda lane: lane.area, default=None)
-
-    def requeue_newest(self, lane: Lane, config: EngineConfig) -> None:
-        """A decoding row goes back to the queue, to be prefilled again with what it has."""
-        newest = max(range(len(lane.running)), key=lambda index: lane.running[index].arrived)
-        self.requeue([self.retire(lane, newest, config)])
-
-    @property
-    def all_rows(self) -> list[Row]:
-        return [*self.prefilling, *self.running, *self.waiting]
+    def can_draft(self) -> bool:
+        return self.drafter.name != Drafter.name and self.traits.ragged
 
     def requeue(self, rows: Sequence[Row]) -> None:
-        """Rows that have left their caches are served next, in order of arrival; those that have ended leave the queue.
+        """Rows that have left their batches wait at the head of the queue, in order of arrival.
 
-        Nothing is lost: a row's next token depends on its tokens and its seed alone. Rows under suspicion come first:
-        each is admitted alone.
+        Nothing is lost: a row's next token depends on its tokens and its seed alone. Suspects come first: each is
+        admitted alone.
         """
         for row in rows:
             row.prompt_logprobs = []
+            row.cleared = False
         waiting = [*sorted(rows, key=lambda row: row.arrived), *self.waiting]
-        self.waiting = deque(sorted((row for row in waiting if not row.ended), key=lambda row: not row.alone))
+        self.waiting = deque(sorted((row for row in waiting if not row.ended), key=lambda row: not row.suspect))
 
-    def park_cleared(self) -> None:
-        """A row that has come through a step alone makes way while others have still to."""
-        cleared = any(row.cleared for row in self.running)
-        if cleared and any(row.alone for row in self.waiting):
-            self.requeue(self.clear())
-        if cleared:
-            for row in self.all_rows:
-                row.cleared = False
+    def plan(self, config: EngineConfig) -> Plan:
+        """The next step. Changes nothing but the estimators of the draft length."""
+        occupancy = Occupancy(self.buckets)
+        preempt = self._preemptions(occupancy, config)
+        # Those preempted come first in the queue, and what they have computed is not stored yet.
+        admit = () if preempt else self._admissions(occupancy, config)
+        prefill = self._prefill(occupancy, config)
+        moves = self._moves(occupancy)
+        decode = self._decode(occupancy, config)
+        return Plan(config, preempt, admit, prefill, moves, decode)
 
-    def clear(self) -> list[Row]:
-        """Drop all rows that have been admitted, and whatever state the caches are in."""
-        return [row for lane in self.lanes for row in (*lane.clear_prefilling(), *lane.clear_running())]
+    # Preemption and admission
 
-    def prefill_share(self, lane: Lane, config: EngineConfig) -> int:
-        """Prompt tokens that each of a lane's prefilling rows may read in this step.
+    def _preemptions(self, occupancy: Occupancy, config: EngineConfig) -> tuple[Row, ...]:
+        """Decoding rows that must go back to the queue, since the rows have outgrown the token budget.
 
-        An equal share of `prefill_chunk`: a short prompt is through in a step or two however
-        long its neighbours are, and decoding rows never wait for more than one chunk.
+        So must a row that has proved its innocence alone while other suspects have still to.
         """
-        lanes = sum(bool(each.prefilling) for each in self.lanes)
-        return max(1, config.prefill_chunk // (lanes * len(lane.prefilling)))
+        preempted: list[Row] = []
+        if any(row.suspect for row in self.waiting):
+            preempted = [row for row in self.decoding if row.cleared]
+        for row in preempted:
+            occupancy.remove(row)
+        while occupancy.count > 1 and occupancy.padded_tokens > config.max_batch_tokens:
+            busy = [bucket for bucket in self.buckets if occupancy.decoding[bucket]]
+            if not busy:
+                break
+            largest = max(busy, key=lambda bucket: padded_tokens(occupancy.decoding[bucket]))
+            newest = max(occupancy.decoding[largest], key=lambda row: row.arrived)
+            occupancy.remove(newest)
+            preempted.append(newest)
+        return tuple(preempted)
 
-    def prefill_width(self, lane: Lane, unread: Sequence[int], share: int) -> int:
-        """How many of its `share` of tokens each prefilling row reads in the next forward.
+    def _admissions(self, occupancy: Occupancy, config: EngineConfig) -> tuple[Admission, ...]:
+        """Waiting rows that fit, in order; a row passes its turn while another one computes most of its prompt."""
+        if not self.waiting or occupancy.count >= config.max_batch_size:
+            return ()
+        admissions: list[Admission] = []
+        in_progress = self._prefixes_in_progress(occupancy, config)
+        for row in self.waiting:
+            if self._should_wait(row, in_progress):
+                continue
+            if not self._fits(row, occupancy, config):
+                break
+            admission = self._admission(row)
+            admissions.append(admission)
+            occupancy.admit(row, admission.bucket, admission.length)
+            self._add_in_progress(row, in_progress, config)
+        return tuple(admissions)
 
-        Shorter prompts are read to their end first where padding them to the longest would cost more
-        than the forwards that this takes.
+    def _fits(self, row: Row, occupancy: Occupancy, config: EngineConfig) -> bool:
+        if occupancy.count and (row.suspect or any(other.suspect for other in occupancy.rows)):
+            return False
+        rows = occupancy.count + 1
+        tokens = occupancy.padded_tokens + len(row.tokens) + rows * HEADROOM
+        # A lone request always fits.
+        return rows <= config.max_batch_size and (rows == 1 or tokens <= config.max_batch_tokens)
+
+    def _admission(self, row: Row) -> Admission:
+        bucket = self.long if len(row.tokens) > LONG_PROMPT else self.common
+        if row.scores_prompt:
+            return Admission(row, bucket)
+        return Admission(row, bucket, *self.prefixes.match(row.tokens[:-1], row.blocks))
+
+    def _prefixes_in_progress(self, occupancy: Occupancy, config: EngineConfig) -> BlockIndex[Row]:
+        """The prompts that rows are computing now, and will store."""
+        index: BlockIndex[Row] = BlockIndex()
+        for bucket in self.buckets:
+            for row in occupancy.prefilling[bucket]:
+                self._add_in_progress(row, index, config)
+        return index
+
+    def _add_in_progress(self, row: Row, index: BlockIndex[Row], config: EngineConfig) -> None:
+        prompt = row.tokens[:-1]
+        if self.traits.ragged and fits(prompt, config.prefix_cache_tokens):
+            index.add(row, full_blocks(row.blocks, prompt))
+
+    def _should_wait(self, row: Row, in_progress: BlockIndex[Row]) -> bool:
+        """Whether another row is computing more than half of what this one would have to."""
+        if row.scores_prompt:
+            return False
+        soon = BLOCK_TOKENS * in_progress.depth(full_blocks(row.blocks, row.tokens))
+        if not soon:
+            return False
+        _, stored = self.prefixes.match(row.tokens[:-1], row.blocks)
+        return soon - stored > (len(row.tokens) - stored) / 2
+
+    # Prefill
+
+    def _prefill(self, occupancy: Occupancy, config: EngineConfig) -> tuple[PromptForward, ...]:
+        busy = [bucket for bucket in self.buckets if occupancy.prefilling[bucket]]
+        chunk = config.prefill_chunk // max(1, len(busy))
+        return tuple(forward for bucket in busy for forward in self._forwards(bucket, occupancy, chunk, config))
+
+    def _forwards(
+        self, bucket: Bucket, occupancy: Occupancy, chunk: int, config: EngineConfig
+    ) -> Iterator[PromptForward]:
+        """A bucket's forwards over `chunk` prompt tokens, shared equally among its rows.
+
+        So a short prompt is through in a step or two however long its neighbours are, and decoding rows never wait
+        for more than one chunk. Shorter prompts are computed first, in a forward of their own, if padding them to the
+        longest would cost more than that forward.
         """
-        wanted = [min(share, tokens) for tokens in unread]
-        if not lane.target.ragged:
-            return max(wanted)
-        return first_width(wanted, self.forward_tokens)
+        drafting, exploring = self._drafting(bucket, occupancy, config)
+        if through := self._through(bucket, occupancy):
+            yield PromptForward(bucket, 0, through)
+        share = max(1, chunk // max(1, len(occupancy.prefilling[bucket])))
+        while share and (rows := occupancy.prefilling[bucket]):
+            width = self._width([min(share, occupancy.unread[row]) for row in rows])
+            for row in rows:
+                occupancy.unread[row] = max(0, occupancy.unread[row] - width)
+            reading = drafting.intersection(rows)
+            yield PromptForward(bucket, width, self._through(bucket, occupancy), reading, exploring)
+            share -= width
 
-    def lane_for(self, row: Row) -> Lane:
-        """Where a row that has read its prompt decodes: with the others, unless that wastes too much."""
-        return self.common if self.common.waste(row) <= self.waste_limit else self._lane_apart(row)
+    def _width(self, wanted: Sequence[int]) -> int:
+        return first_width(wanted, self.traits.forward_tokens) if self.traits.ragged else max(wanted)
 
-    def _lane_apart(self, row: Row) -> Lane:
-        longest = max((len(other.tokens) for other in self.common.running), default=0)
+    def _through(self, bucket: Bucket, occupancy: Occupancy) -> dict[Row, Bucket]:
+        """The rows whose prompts are computed, and where they decode."""
+        through = {}
+        for row in [row for row in occupancy.prefilling[bucket] if not occupancy.unread[row]]:
+            through[row] = self._bucket_for(row, occupancy)
+            occupancy.start_decoding(row, bucket, through[row])
+        return through
+
+    def _bucket_for(self, row: Row, occupancy: Occupancy) -> Bucket:
+        """Where a row that has computed its prompt decodes: with the others, unless that takes too much padding."""
+        if occupancy.padding(self.common, row) <= self.traits.padding_limit:
+            return self.common
+        longest = max((len(other.tokens) for other in occupancy.decoding[self.common]), default=0)
         return self.long if len(row.tokens) > longest else self.common
 
-    def rebalance(self) -> None:
-        """Move the longest rows out of the common lane while their padding costs more than a forward."""
-        if not self.common.target.ragged:
-            return
-        while len(self.common.running) > 1 and self.common.waste() > self.waste_limit:
-            lengths = [len(row.tokens) for row in self.common.running]
-            self.long.move(self.common, lengths.index(max(lengths)))
+    def _drafting(self, bucket: Bucket, occupancy: Occupancy, config: EngineConfig) -> tuple[frozenset[Row], bool]:
+        """The prefilling rows for which the draft model reads along, and whether only to explore.
 
+        It reads along if drafts are likely to pay, and now and then to see whether they would.
+        """
+        rows = [row for row in occupancy.prefilling[bucket] if self._wants_drafts(row, config)]
+        if not rows or self.drafter.runner is None:
+            return frozenset(), False
+        together = [*occupancy.prefilling[bucket], *occupancy.decoding[bucket]]
+        context = max(len(row.tokens) for row in together)
+        if config.draft_length != "auto" or bucket.draft_length.expects_drafts(
+            len(together), context, self._longest_draft(config)
+        ):
+            return frozenset(rows), False
+        return frozenset(bucket.draft_length.explore_prefill(rows)), True
 
-def first_width(lengths: Sequence[int], forward_tokens: int) -> int:
-    """The width of the first of those forwards that read all rows at the least cost.
+    # Decoding
 
-    A forward costs its rectangle and `forward_tokens` more; a row that is through leaves it.
-    """
-    cuts = sorted({0, *lengths})
-    cost = {cuts[-1]: 0}
-    width = 0
-    for place in range(len(cuts) - 2, -1, -1):
-        start = cuts[place]
-        rows = sum(length > start for length in lengths)
-        costs = {end: forward_tokens + rows * (end - start) + cost[end] for end in cuts[place + 1 :]}
-        best = min(costs, key=lambda end: (costs[end], -end))
-        cost[start], width = costs[best], best - start
-    return width
+    def _moves(self, occupancy: Occupancy) -> tuple[tuple[Row, Bucket], ...]:
+        """The longest rows leave the common bucket while their padding costs more than a forward."""
+        moves: list[tuple[Row, Bucket]] = []
+        rows = occupancy.decoding[self.common]
+        while self.traits.ragged and len(rows) > 1 and occupancy.padding(self.common) > self.traits.padding_limit:
+            longest = max(rows, key=lambda row: len(row.tokens))
+            rows.remove(longest)
+            occupancy.decoding[self.long].append(longest)
+            moves.append((longest, self.long))
+        return tuple(moves)
+
+    def _decode(self, occupancy: Occupancy, config: EngineConfig) -> tuple[Decode, ...]:
+        busy = [bucket for bucket in self.buckets if occupancy.decoding[bucket]]
+        return tuple(Decode(bucket, self._draft_lengths(bucket, occupancy, config)) for bucket in busy)
+
+    def _draft_lengths(self, bucket: Bucket, occupancy: Occupancy, config: EngineConfig) -> dict[Row, int]:
+        rows = occupancy.decoding[bucket]
+        limits = [self._draft_limit(row, config) for row in rows]
+        fixed = None if config.draft_length == "auto" else config.draft_length
+        context = max(len(row.tokens) for row in rows) - 1
+        return dict(zip(rows, bucket.draft_length.choose(rows, limits, context, fixed), strict=True))
+
+    def _draft_limit(self, row: Row, config: EngineConfig) -> int:
+        """How many tokens can be drafted for a row: the last one that it may still generate needs no draft."""
+        if not self._wants_drafts(row, config):
+            return 0
+        return self.drafter.available(row, min(self._longest_draft(config), row.remaining - 1))
+
+    def _longest_draft(self, config: EngineConfig) -> int:
+        if self.traits.fast_width is None or config.draft_length != "auto":
+            return config.max_draft_tokens
+        return min(config.max_draft_tokens, self.traits.fast_width - 1)
+
+    def _wants_drafts(self, row: Row, config: EngineConfig) -> bool:
+        if not self.can_draft:
+            return False
+        wanted = row.request.params.use_speculative
+        return config.use_speculative_decoding if wanted is None else wanted

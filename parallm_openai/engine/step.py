@@ -1,4 +1,4 @@
-"""One engine step: admit, prefill a chunk, draft, verify, sample, commit.
+"""One engine step: the scheduler plans it, then rows are preempted, admitted, prefilled, moved and decoded.
 
 Everything here runs on the one thread that owns MLX.
 """
@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import mlx.core as mx
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine import sampling
-from parallm_openai.engine.lane import Lane
-from parallm_openai.engine.request import FinishReason, Output, Request, TokenLogprob
-from parallm_openai.engine.row import Row, describe
-from parallm_openai.engine.scheduler import Scheduler
-from parallm_openai.engine.speculation.acceptance import coupled, rejection
-from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.engine.batch import Batch, Bucket, Caches
+from parallm_openai.engine.cache.prefix import Prefix, StoredRow
+from parallm_openai.engine.plan import Admission, Decode, PromptForward
+from parallm_openai.engine.request import FinishReason, Output, Request
+from parallm_openai.engine.row import TARGET, Row, describe
+from parallm_openai.engine.runner import ModelRunner
+from parallm_openai.engine.scheduler import ModelTraits, Scheduler
+from parallm_openai.engine.speculation.draft_length import DraftLength
+from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.stats import EngineStats
+from parallm_openai.engine.verification import Verification, verify
 
 log = logging.getLogger(__name__)
 
@@ -30,75 +34,70 @@ MOST_FAILED_STEPS = 3
 
 
 class EngineCore:
-    """The batch and the step that moves it on. Not thread-safe: its worker thread alone calls it.
-
-    `fast_width` is the most tokens a row that one forward reads cheaply, where kernels have such a bound:
-    longer drafts are then made only where their length is fixed.
-    """
+    """The rows and the step that advances them. Not thread-safe: its worker thread alone calls it."""
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        target: ModelRunner,
+        drafter: Drafter,
         config: EngineConfig,
+        traits: ModelTraits,
         *,
         context_length: int,
         eos_ids: frozenset[int],
-        waste_limit: int,
-        forward_tokens: int,
-        fast_width: int | None = None,
     ) -> None:
-        self.scheduler = Scheduler(lanes, waste_limit, forward_tokens)
+        self.target = target
+        self.drafter = drafter
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
-        self.fast_width = fast_width
+        self.scheduler = Scheduler(self._new_bucket(), self._new_bucket(), drafter, traits)
         self.stats = EngineStats()
+        # Every request that has not ended.
+        self.rows: dict[int, Row] = {}
         self._outputs: list[Output] = []
-        self._not_numbers = False
+        # The rows that share what the step is doing now.
+        self._sharing: list[Row] = []
+
+    def _new_bucket(self) -> Bucket:
+        return Bucket(DraftLength(), Batch(self._prefill_caches), Batch(self._decode_caches))
+
+    def _runners(self) -> list[ModelRunner]:
+        return [self.target, *([self.drafter.runner] if self.drafter.runner is not None else [])]
+
+    def _prefill_caches(self) -> Caches:
+        return {runner.role: runner.prefill_cache() for runner in self._runners()}
+
+    def _decode_caches(self) -> Caches:
+        return {runner.role: runner.decode_cache() for runner in self._runners()}
 
     @property
     def idle(self) -> bool:
-        return self.scheduler.idle
+        return not self.rows
 
-    @property
-    def lanes(self) -> tuple[Lane, Lane]:
-        return self.scheduler.lanes
-
-    @property
-    def drafter_name(self) -> str:
-        return self.scheduler.common.drafter.name
-
-    @property
-    def can_draft(self) -> bool:
-        return self.drafter_name != Drafter.name and self.scheduler.common.target.ragged
+    # Requests come and go
 
     def add(self, request: Request) -> list[Output]:
         """Queue a request. Returns its end, with an error, if its grammar cannot even begin."""
         self.stats.requests += 1
         try:
-            self.scheduler.waiting.append(Row.of(request, self.context_length, self.eos_ids))
+            row = Row.of(request, self.context_length, self.eos_ids)
         except BaseException as error:  # A panic of native code is no Exception.
             log.exception("a request could not be queued; it ends with an error")
             self.stats.reasons[FinishReason.ERROR.value] += 1
             return [Output(request.id, finish_reason=FinishReason.ERROR, error=describe(error))]
+        self.rows[row.id] = row
+        self.scheduler.waiting.append(row)
         return []
 
     def cancel(self, request_id: int, reason: FinishReason = FinishReason.CANCELLED) -> list[Output]:
         """Free the request's row now; nothing if it has already ended."""
-        self._guarded(partial(self._cancel, request_id, reason), "cancelling")
+        row = self.rows.get(request_id)
+        if row is not None:
+            with self._recovering():
+                self._end(row, reason)
+                self._free(row)
         return self._take_outputs()
-
-    def _cancel(self, request_id: int, reason: FinishReason) -> None:
-        row = next((row for row in self.scheduler.all_rows if row.id == request_id), None)
-        if row is None:
-            return
-        self._end(row, reason)
-        for lane in self.lanes:
-            if row in lane.prefilling:
-                lane.drop_prefilling(lane.prefilling.index(row))
-            elif row in lane.running:
-                self.scheduler.retire(lane, lane.running.index(row), self.config)
-        self.scheduler.requeue(())
 
     def cancel_all(self) -> list[Output]:
         """End every request, whatever its state."""
@@ -109,290 +108,256 @@ class EngineCore:
         return self._end_all(FinishReason.ERROR, error)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> list[Output]:
-        rows = [*self.scheduler.clear(), *self.scheduler.waiting]
-        self.scheduler.waiting.clear()
-        for row in rows:
+        for row in list(self.rows.values()):
             self._end(row, reason, error=error)
+        self.release()
+        self.scheduler.waiting.clear()
         return self._take_outputs()
 
     def release(self) -> None:
-        """Free the buffers that rows were in. Only while idle."""
-        self.scheduler.clear()
+        """Drop all rows that have been admitted, and their buffers, whatever state those are in."""
+        for bucket in self.scheduler.buckets:
+            bucket.prefilling.clear()
+            bucket.decoding.clear()
+
+    # The step
 
     def step(self) -> list[Output]:
         """Advance every row; returns what each produced.
 
-        A failure ends the row whose it is. Rows that shared a forward with it begin again, and lose nothing.
+        A failure ends the row whose fault it is. Rows that shared a forward with it begin again, and lose nothing.
         """
-        self._guarded(self._admit, "admission")
-        for lane in self.lanes:
-            if lane.prefilling:
-                self._guarded(partial(self._prefill, lane), "prefill", lane.prefilling)
-        self._guarded(self.scheduler.rebalance, "moving rows")
-        for lane in self.lanes:
-            if lane.running:
-                self._guarded(partial(self._decode, lane), "decode", lane.running)
-        self.scheduler.park_cleared()
+        with self._recovering():
+            self.scheduler.prefixes.evict_to(self.config.prefix_cache_tokens)
+            plan = self.scheduler.plan(self.config)
+            if plan.preempt:
+                self._preempt(plan.preempt)
+            for admission in plan.admit:
+                self._admit(admission)
+            for forward in plan.prefill:
+                self._prefill(forward)
+            for row, bucket in plan.moves:
+                if row.batch is not None:
+                    bucket.decoding.take(row)
+            for decode in plan.decode:
+                self._decode(decode, plan.config)
         return self._take_outputs()
-
-    def _admit(self) -> None:
-        while lane := self.scheduler.overflowing(self.config):
-            self.scheduler.requeue_newest(lane, self.config)
-        self.scheduler.prefixes.fit(self.config.prefix_cache_tokens)
-        for row, error in self.scheduler.admit(self.config):
-            log.error("a row could not be admitted; it ends with an error", exc_info=error)
-            self._end(row, FinishReason.ERROR, error=describe(error))
 
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
         return outputs
 
+    def _preempt(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._free(row)
+        self.scheduler.requeue(rows)
+
+    def _admit(self, admission: Admission) -> None:
+        row, batch, prefix = admission.row, admission.bucket.prefilling, admission.prefix
+        try:
+            batch.append(row, prefix.rows if prefix else None, admission.length)
+        except BaseException as error:  # For want of memory, as a rule.
+            log.error("a row could not be admitted; it ends with an error", exc_info=error)
+            self._end(row, FinishReason.ERROR, error=describe(error))
+            # The caches may hold a part of the row: those that shared them begin again.
+            rows = list(batch.rows)
+            batch.clear()
+            self.scheduler.requeue(rows)
+            return
+        self.scheduler.waiting.remove(row)
+        if prefix is not None:
+            self.scheduler.prefixes.use(prefix, admission.length)
+        if not row.generated:
+            row.cached_prompt_tokens = admission.length
+
     # Prefill
 
-    def _prefill(self, lane: Lane) -> None:
-        share = self.scheduler.prefill_share(lane, self.config)
-        while lane.prefilling and share:
-            width = self.scheduler.prefill_width(lane, lane.target.unread(lane.prefilling), share)
-            if width:
-                self._read_prompts(lane, width)
-            share -= width
-            self._promote_read(lane)
+    def _prefill(self, forward: PromptForward) -> None:
+        batch = forward.bucket.prefilling
+        with self._shared_by(batch.rows):
+            if forward.width and batch.rows:
+                self._compute_prompts(batch, forward.width)
+                self._read_along(forward)
+            for row, bucket in forward.through.items():
+                if row.batch is batch:
+                    self._start_decoding(row, bucket)
 
-    def _read_prompts(self, lane: Lane, width: int) -> None:
-        rows, cache = lane.prefilling, lane.target.prefilling
-        before = list(cache.lengths)
-        logits = lane.target.prefill(rows, width)
-        if any(map(self._wants_drafts, rows)):
-            self._read_for_drafts(lane, width)
-        self.stats.prefilled(sum(cache.lengths) - sum(before))
-        for index, row in enumerate(rows):
-            if row.scores_prompt and not row.generated:
-                read = cache.lengths[index] - before[index]
-                self._score_prompt(row, logits[index, :read], before[index])
-
-    def _read_for_drafts(self, lane: Lane, width: int) -> None:
-        """The drafter reads along where that will pay, and now and then to see whether it would."""
-        if self._will_draft(lane):
-            lane.drafter.prefill(lane.prefilling, width)
-        elif seen := lane.draft_length.look_at(lane.prefilling):
-            began = time.perf_counter()
-            lane.drafter.prefill(seen, width)
-            lane.draft_length.looked(time.perf_counter() - began)
-
-    def _will_draft(self, lane: Lane) -> bool:
-        """Whether the rows that prefill are likely to be drafted for once they decode."""
-        if self.config.draft_length != "auto":
-            return True
-        together = len(lane.prefilling) + len(lane.running)
-        context = max(len(row.tokens) for row in (*lane.prefilling, *lane.running))
-        return lane.draft_length.hopeful(together, context, self._longest_draft)
+    def _compute_prompts(self, batch: Batch, width: int) -> None:
+        before = {row: row.computed[TARGET].length for row in batch.rows}
+        logits = self.target.prefill(batch, width)
+        for row, start in before.items():
+            computed = row.computed[TARGET].length - start
+            self.stats.prefilled(computed)
+            if row.scores_prompt:
+                self._score_prompt(row, logits[row.slot, :computed], start)
 
     def _score_prompt(self, row: Row, logits: mx.array, start: int) -> None:
         following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
         tops = [row.request.params.prompt_logprobs or 0] * len(following)
         row.prompt_logprobs += sampling.token_logprobs(logits, following, tops) if following else []
 
-    def _promote_read(self, lane: Lane) -> None:
-        for index in reversed(range(len(lane.prefilling))):
-            if lane.target.prefilling.lengths[index] == len(lane.prefilling[index].tokens) - 1:
-                self._promote(lane, index)
+    def _read_along(self, forward: PromptForward) -> None:
+        """The draft model computes the same prompts, or a few of them to explore."""
+        batch = forward.bucket.prefilling
+        reading = forward.drafting.intersection(batch.rows)
+        if not reading or self.drafter.runner is None:
+            return
+        began = time.perf_counter()
+        self.drafter.runner.prefill(batch, forward.width, reading)
+        if forward.exploring:
+            forward.bucket.draft_length.record_prefill_exploration(time.perf_counter() - began)
 
-    def _promote(self, lane: Lane, index: int) -> None:
-        row = lane.prefilling[index]
-        if row.scores_prompt and not row.generated:
+    def _start_decoding(self, row: Row, bucket: Bucket) -> None:
+        """A row has computed its prompt."""
+        if row.scores_prompt:
             self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
         if row.remaining <= 0:
-            self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached))
-            lane.drop_prefilling(index)
+            self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached_prompt_tokens))
+            self._free(row)
             return
-        chosen = self.scheduler.lane_for(row)
-        chosen.promote(lane, index)
-        self.scheduler.remember(chosen, len(chosen.running) - 1, self.config)
+        if row.batch is bucket.prefilling:
+            # The others that prefill come next.
+            bucket.decoding.reserve(len(bucket.decoding.rows) + len(bucket.prefilling.rows))
+        bucket.decoding.take(row)
+        self._store_prefix(row)
 
     # Decode
 
-    def _decode(self, lane: Lane) -> None:
-        started = time.perf_counter()
-        rows = lane.running
-        lengths = lane.target.decoding.lengths
-        context = max(lengths)
-        drafts = self._draft(lane, context)
-        drafted_at = time.perf_counter()
-        inputs = [
-            (*row.tokens[length:], *draft.tokens) for row, length, draft in zip(rows, lengths, drafts, strict=True)
-        ]
-        logits = lane.target.decode(inputs)
-        flat = _flatten(logits, [len(draft) + 1 for draft in drafts])
-        sampled, scored = self._sample(rows, drafts, flat)
-        drafted = [len(draft) for draft in drafts]
-        accepted = [agreeing(draft.tokens, own) for draft, own in zip(drafts, sampled, strict=True)]
-        draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
-        self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
-        lane.draft_length.learn(rows, drafts, accepted, context, draft_seconds, verify_seconds)
-        self._commit(lane, sampled, scored, drafted, accepted)
-        if self._not_numbers:
+    def _decode(self, decode: Decode, config: EngineConfig) -> None:
+        batch, draft_length = decode.bucket.decoding, decode.bucket.draft_length
+        if not batch.rows:
+            return
+        with self._shared_by(batch.rows):
+            started = time.perf_counter()
+            context = max(row.computed[TARGET].length for row in batch.rows)
+            lengths = [decode.draft_lengths.get(row, 0) for row in batch.rows]
+            drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance)
+            drafted_at = time.perf_counter()
+            verified = verify(self.target, batch, drafts, config.speculative_acceptance)
+            draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
+            drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
+            self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
+            informed = [each.draft.informed for each in verified]
+            draft_length.learn(batch.rows, drafted, accepted, informed, context, draft_seconds, verify_seconds)
+            for ended in [each.row for each in verified if self._commit(each)]:
+                self._free(ended)
+        if any(sampling.NO_TOKEN in each.sampled for each in verified):
             self._forget_not_numbers()
 
-    def _draft(self, lane: Lane, context: int) -> list[Draft]:
-        rows, lengths = lane.running, lane.target.decoding.lengths
-        limits = [self._draft_limit(row) for row in rows]
-        acceptance = self.config.speculative_acceptance
-        fixed = None if self.config.draft_length == "auto" else self.config.draft_length
-        if lane.drafter.free:
-            proposed = lane.drafter.propose(rows, lengths, limits, acceptance)
-            chosen = lane.draft_length.choose(rows, [len(draft) for draft in proposed], context, fixed)
-            return [draft.cut(length) for draft, length in zip(proposed, chosen, strict=True)]
-        chosen = lane.draft_length.choose(rows, limits, context, fixed)
-        return lane.drafter.propose(rows, lengths, chosen, acceptance)
+    def _commit(self, verified: Verification) -> bool:
+        """Append what was accepted, cut where the row ends; whether it has ended."""
+        row, before = verified.row, len(verified.row.tokens)
+        appended, reason, stop_token = self._extend(row, verified.next_tokens)
+        # The row's pending token was computed together with the drafts that were accepted; its newest is pending now.
+        row.computed[TARGET].length += max(1, len(row.tokens) - before)
+        if row.first_token_at is None:
+            row.first_token_at = time.perf_counter()
+        cached, row.cached_prompt_tokens = row.cached_prompt_tokens, 0
+        row.cleared, row.suspect = row.suspect, False
+        output = Output(
+            row.id,
+            tokens=tuple(appended),
+            logprobs=tuple(verified.logprobs[: len(appended) + (stop_token is not None)]),
+            stop_token=stop_token,
+            drafted=len(verified.draft),
+            accepted=min(verified.accepted, len(appended)),
+            cached_prompt_tokens=cached,
+        )
+        if reason is None:
+            self._outputs.append(output)
+        else:
+            self._end(row, reason, output, row.failure)
+        return reason is not None
 
-    @property
-    def _longest_draft(self) -> int:
-        if self.fast_width is None or self.config.draft_length != "auto":
-            return self.config.max_draft_tokens
-        return min(self.config.max_draft_tokens, self.fast_width - 1)
+    def _extend(self, row: Row, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
+        """Append sampled tokens, unless the row's own part of the step has failed."""
+        if sampling.NO_TOKEN in tokens:
+            row.fail(ArithmeticError("the model's logits are not numbers"))
+        return ([], FinishReason.ERROR, None) if row.failure is not None else row.extend(tokens)
 
-    def _draft_limit(self, row: Row) -> int:
-        """How many tokens to draft for a row: the last one that it may still generate needs no draft."""
-        if not self._wants_drafts(row):
-            return 0
-        return min(self._longest_draft, row.remaining - 1)
-
-    def _wants_drafts(self, row: Row) -> bool:
-        if not self.can_draft:
-            return False
-        wanted = row.request.params.use_speculative
-        return self.config.use_speculative_decoding if wanted is None else wanted
-
-    def _sample(
-        self, rows: Sequence[Row], drafts: Sequence[Draft], flat: mx.array
-    ) -> tuple[list[list[int]], list[list[TokenLogprob]]]:
-        """Sample each row after its committed tokens and after each of its drafts; `flat` is `[positions, vocab]`."""
-        depths = [len(draft) + 1 for draft in drafts]
-        positions = [p for row, draft in zip(rows, drafts, strict=True) for p in row.positions(draft.tokens)]
-        choose = rejection if self.config.speculative_acceptance == "rejection" else coupled
-        tokens = choose(flat, positions, drafts)
-        scored = self._score(rows, depths, flat, tokens)
-        sampled: list[list[int]] = []
-        start = 0
-        for depth in depths:
-            sampled.append(tokens[start : start + depth])
-            start += depth
-        return sampled, scored
-
-    def _score(
-        self, rows: Sequence[Row], depths: Sequence[int], flat: mx.array, tokens: list[int]
-    ) -> list[list[TokenLogprob]]:
-        """Log-probabilities of the sampled tokens for the rows that want them."""
-        scored: list[list[TokenLogprob]] = [[] for _ in rows]
-        start = 0
-        for index, (row, depth) in enumerate(zip(rows, depths, strict=True)):
-            top = row.request.params.logprobs
-            here = slice(start, start + depth)
-            start += depth
-            if top is None:
-                continue
-            try:
-                scored[index] = sampling.token_logprobs(flat[here], tokens[here], [top] * depth)
-            except Exception as error:
-                row.fail(error)
-        return scored
-
-    def _commit(
-        self,
-        lane: Lane,
-        sampled: list[list[int]],
-        scored: list[list[TokenLogprob]],
-        drafted: Sequence[int],
-        accepted: Sequence[int],
-    ) -> None:
-        """Keep what was accepted, cut where a row ends, and free the rows that have ended."""
-        counts: list[int] = []
-        ended: list[int] = []
-        for index, row in enumerate(lane.running):
-            before = len(row.tokens)
-            kept, reason, stop_token = self._extend(row, sampled[index][: accepted[index] + 1])
-            # The row's last token was read together with the drafts that it kept; its newest is pending.
-            counts.append(max(1, len(row.tokens) - before))
-            cached, row.cached = row.cached, 0
-            if row.first_token_at is None:
-                row.first_token_at = time.perf_counter()
-            output = Output(
-                row.id,
-                tokens=tuple(kept),
-                logprobs=tuple(scored[index][: len(kept) + (stop_token is not None)]),
-                stop_token=stop_token,
-                drafted=drafted[index],
-                accepted=min(accepted[index], len(kept)),
-                cached_prompt_tokens=cached,
-            )
-            row.cleared, row.alone = row.alone, False
-            if reason is None:
-                self._outputs.append(output)
-            else:
-                ended.append(index)
-                self._end(row, reason, output, row.failure)
-        lane.target.decoding.commit(counts)
-        for index in reversed(ended):
-            self.scheduler.retire(lane, index, self.config)
+    # Rows leave
 
     def _end(self, row: Row, reason: FinishReason, output: Output | None = None, error: str | None = None) -> None:
-        """Close a request's books, once; `output` is what its last step produced."""
+        """Report a request's end, once; `output` is what its last step produced."""
         if row.ended:
             return
         row.ended = True
+        del self.rows[row.id]
         last = output or Output(row.id)
         self._outputs.append(replace(last, finish_reason=reason, error=error, request_at_fault=row.at_fault))
         self.stats.finished(row, reason)
-        for lane in self.lanes:
-            lane.draft_length.forget(row)
+
+    def _free(self, row: Row) -> None:
+        """A row leaves its batch, or the queue; what a decoding row has computed is stored for others."""
+        if row.batch is None:
+            self.scheduler.waiting.remove(row)
+            return
+        if row.batch in [bucket.decoding for bucket in self.scheduler.buckets]:
+            self._store_prefix(row)
+        row.batch.remove(row)
+
+    def _store_prefix(self, row: Row) -> None:
+        """Store a copy of what a decoding row has computed, if it is worth that."""
+        prefixes, budget, tokens = self.scheduler.prefixes, self.config.prefix_cache_tokens, row.computed_tokens
+        if not prefixes.should_store(tokens, row.blocks, budget):
+            return
+        try:
+            stored = self._copies(row)
+        except Exception as error:
+            # The rows that run need the memory more.
+            log.warning("a prefix could not be stored (%s); those stored are evicted", describe(error))
+            prefixes.evict_to(0)
+            return
+        if TARGET in stored:
+            prefixes.store(Prefix.of(tokens, row.blocks, stored), budget)
+
+    def _copies(self, row: Row) -> dict[str, StoredRow]:
+        """A copy of each cache's row, of those that hold it from its beginning and can copy it."""
+        copies: dict[str, StoredRow] = {}
+        assert row.batch is not None
+        for role, cache in row.batch.caches.items():
+            length = min(row.computed[role].length, row.computed[TARGET].length)
+            copied = cache.copy_row(row.slot, length) if row.computed[role].start == 0 else None
+            if copied is not None:
+                copies[role] = StoredRow(copied, length)
+        return copies
 
     # Failures
 
-    def _guarded(self, part: Callable[[], None], name: str, rows: Sequence[Row] = ()) -> None:
-        """Run one part of the step, in which `rows` share a forward.
+    @contextmanager
+    def _shared_by(self, rows: Sequence[Row]) -> Iterator[None]:
+        """For the length of a block, a failure may be the fault of any of these rows."""
+        self._sharing = list(rows)
+        yield
+        self._sharing = []
 
-        If it fails, all rows begin again from the tokens that they have, for nobody knows in what state the caches
-        are; and nobody knows whose the failure was, so that those that shared a forward get the next one alone.
-        A row that fails alone, or again and again, ends with the error.
+    @contextmanager
+    def _recovering(self) -> Iterator[None]:
+        """If the block fails, all rows begin again from the tokens that they have.
+
+        Nobody knows in what state the caches are then, nor whose the failure was: rows that shared a forward get the
+        next one alone. A row that fails alone, or again and again, ends with the error.
         """
+        self._sharing = []
         try:
-            part()
+            yield
         except BaseException as error:  # A panic of native code is no Exception.
-            shared = list(rows)
-            log.error("%s failed for %d rows", name, len(shared), exc_info=error)
-            for row in shared or self.scheduler.all_rows:
+            shared = self._sharing
+            log.error("a step failed for %d rows", len(shared) or len(self.rows), exc_info=error)
+            for row in shared or list(self.rows.values()):
                 row.failed_steps += 1
-                row.alone |= bool(shared)
+                row.suspect |= bool(shared)
                 if len(shared) == 1 or row.failed_steps > MOST_FAILED_STEPS:
                     self._end(row, FinishReason.ERROR, error=describe(error))
-            self.scheduler.requeue(self.scheduler.clear())
+            self._restart()
 
-    def _extend(self, row: Row, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
-        """Take sampled tokens, unless the row's own part of the step has failed."""
-        if sampling.NO_TOKEN in tokens:
-            row.fail(ArithmeticError("the model's logits are not numbers"))
-            self._not_numbers = True
-        return ([], FinishReason.ERROR, None) if row.failure is not None else row.extend(tokens)
+    def _restart(self) -> None:
+        """Every admitted row goes back to the queue, and the caches are made anew."""
+        self.release()
+        waiting = set(self.scheduler.waiting)
+        self.scheduler.requeue([row for row in self.rows.values() if row not in waiting])
 
     def _forget_not_numbers(self) -> None:
         """What a NaN was written to would reach later rows through their masks: nothing of it stays."""
-        self._not_numbers = False
-        self.scheduler.prefixes.fit(0)
-        self.scheduler.requeue(self.scheduler.clear())
-
-
-def agreeing(draft: Sequence[int], sampled: Sequence[int]) -> int:
-    """How many leading drafts are the tokens that the target chose itself."""
-    for count, (drafted, chosen) in enumerate(zip(draft, sampled, strict=False)):
-        if drafted != chosen:
-            return count
-    return len(draft)
-
-
-def _flatten(logits: mx.array, depths: Sequence[int]) -> mx.array:
-    """The rows' own positions `[sum(depths), vocab]` of ragged logits `[rows, longest, vocab]`."""
-    rows, width, vocab = logits.shape
-    flat = logits.reshape(rows * width, vocab)
-    if all(depth == width for depth in depths):
-        return flat
-    return flat[mx.array([row * width + at for row, depth in enumerate(depths) for at in range(depth)])]
+        self.scheduler.prefixes.evict_to(0)
+        self._restart()

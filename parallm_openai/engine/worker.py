@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from parallm_openai.config import EngineConfig
-from parallm_openai.engine.build import Draft, build_core
+from parallm_openai.engine.build import DraftSource, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.row import describe
 from parallm_openai.engine.step import EngineCore
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 # An engine that has been idle for so long gives back the memory that rows were in.
 IDLE_SECONDS = 10.0
-# In timeouts: however steadily requests come, the first of them waits no longer.
-LONGEST_GATHERING = 8
-# At the end, requests wait for the step that they are in for so long.
+# The batching window at its longest, in timeouts: however steadily requests come, the first waits no longer.
+LONGEST_WINDOW = 8
+# At the end, requests wait so long for the step that they are in.
 STEP_SECONDS = 1.0
 
 Deliver = Callable[[list[Output]], None]
@@ -129,13 +129,13 @@ class Engine:
         core = self.core
         report = core.stats.report()
         report["batching_stats"] |= {
-            "running": len(core.scheduler.running),
+            "running": len(core.scheduler.decoding),
             "prefilling": len(core.scheduler.prefilling),
             "waiting": len(core.scheduler.waiting),
         }
         report["speculative_stats"] |= {
-            "drafter": core.drafter_name,
-            "enabled": core.can_draft and core.config.use_speculative_decoding,
+            "drafter": core.drafter.name,
+            "enabled": core.scheduler.can_draft and core.config.use_speculative_decoding,
             **core.scheduler.common.draft_length.report(),
         }
         report["prefix_cache"] = core.scheduler.prefixes.report()
@@ -203,7 +203,7 @@ class Engine:
 
     def _take_commands(self) -> bool:
         """Carry out what has arrived, waiting for something when idle; False at the end."""
-        if self.core.idle and not (self._carry_out(self._next_command()) and self._gather_company()):
+        if self.core.idle and not (self._carry_out(self._next_command()) and self._fill_batching_window()):
             return False
         while True:
             try:
@@ -214,19 +214,22 @@ class Engine:
                 return False
 
     def _next_command(self) -> _Submit | _Cancel | _Stop:
-        """What an idle engine is told next; where that takes long, it frees its buffers in the meantime."""
+        """The next command for an idle engine, which frees its buffers if none comes for a while."""
         try:
             return self._inbox.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             self.core.release()
             return self._inbox.get()
 
-    def _gather_company(self) -> bool:
-        """Wait for more requests to share the first steps with, until none has come for `batch_timeout_ms`."""
+    def _fill_batching_window(self) -> bool:
+        """Wait for more requests to share the first steps, until none has come for `batch_timeout_ms`.
+
+        False at the end.
+        """
         if not self.core.scheduler.waiting:
             return True
         timeout = self.core.config.batch_timeout_ms / 1000
-        deadline = time.monotonic() + LONGEST_GATHERING * timeout
+        deadline = time.monotonic() + LONGEST_WINDOW * timeout
         while len(self.core.scheduler.waiting) < self.core.config.max_batch_size:
             try:
                 command = self._inbox.get(timeout=max(0.0, min(timeout, deadline - time.monotonic())))
@@ -291,7 +294,7 @@ class RequestStream:
 class AsyncEngine:
     """The engine as one event loop sees it."""
 
-    def __init__(self, model: LoadedModel, config: EngineConfig, draft: Draft = None) -> None:
+    def __init__(self, model: LoadedModel, config: EngineConfig, draft: DraftSource = None) -> None:
         self.vocab_size = model.vocab_size
         self.on_failure: Callable[[], None] = lambda: None
         self._streams: dict[int, RequestStream] = {}

@@ -19,7 +19,7 @@ from parallm_openai.api.app import create_app
 from parallm_openai.api.serving import HttpServer
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.config import EngineConfig
-from parallm_openai.engine.build import Draft
+from parallm_openai.engine.build import DraftSource
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel, load
 
@@ -58,7 +58,7 @@ class RunningServer:
 
 @contextmanager
 def running_server(
-    draft: Draft = None,
+    draft: DraftSource = None,
     settings: ServerSettings | None = None,
     model: LoadedModel | None = None,
     **config: object,

@@ -18,10 +18,11 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from parallm_openai.config import EngineConfig
 from parallm_openai.engine.constraint import Mask
-from parallm_openai.engine.lane import Lane
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
+from parallm_openai.engine.row import TARGET
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.sampling import noise_key
+from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.step import EngineCore
@@ -111,20 +112,18 @@ def core(
     ragged: bool = True,
     eos: Sequence[int] = (),
     target: nn.Module | None = None,
-    waste_limit: int = 10**9,
+    padding_limit: int = 10**9,
     forward_tokens: int = 4,
     fast_width: int | None = None,
     **settings: object,
 ) -> EngineCore:
-    lanes = [Lane(ModelRunner(target or model(), ragged=ragged), make_drafter()) for _ in range(2)]
     return EngineCore(
-        lanes,
+        ModelRunner(target or model(), TARGET, ragged=ragged),
+        make_drafter(),
         EngineConfig.model_validate(settings),
+        ModelTraits(ragged, padding_limit, forward_tokens, fast_width),
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
-        waste_limit=waste_limit,
-        forward_tokens=forward_tokens,
-        fast_width=fast_width,
     )
 
 

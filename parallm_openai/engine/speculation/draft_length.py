@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from parallm_openai.engine.row import Row
-from parallm_openai.engine.speculation.drafter import Draft
 from parallm_openai.engine.speculation.step_cost import StepCost
+
+if TYPE_CHECKING:
+    from parallm_openai.engine.row import Row
 
 # How many of its own trials a row needs to count as much as the average of all rows.
 PRIOR_TRIALS = 8.0
@@ -48,7 +49,7 @@ WORTH_TIMING = 0.2
 
 
 @dataclass(slots=True)
-class Acceptance:
+class AcceptanceRate:
     """A running mean of "the target agreed", over about `memory` trials."""
 
     memory: float
@@ -72,10 +73,9 @@ class DraftLength:
     def __init__(self) -> None:
         self.verify_cost = StepCost()
         self.draft_cost = StepCost()
-        self.by_depth: list[Acceptance] = []
+        self.by_depth: list[AcceptanceRate] = []
         self.chosen: Counter[int] = Counter()
         self.probes = 0
-        self._rows: dict[int, Acceptance] = {}
         self._current = 0
         self._wanted = False
         self._longest = 0
@@ -92,7 +92,7 @@ class DraftLength:
         self._unproved: frozenset[int] = frozenset()
         self._proving = False
 
-    def hopeful(self, rows: int, context: int, longest: int) -> bool:
+    def expects_drafts(self, rows: int, context: int, longest: int) -> bool:
         """Whether a drafter should read the prompt of a row that is to be one of `rows`: will it be drafted for?"""
         if self._average(0).trials < PRIOR_TRIALS:
             return True
@@ -100,7 +100,7 @@ class DraftLength:
         plain, *drafted = _rates([chances] * rows, self._seconds(rows, longest, context))
         return max(drafted, default=0.0) > plain
 
-    def look_at(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def explore_prefill(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The first few of these rows, whose prompts a drafter should read all the same to see what its guesses are
         worth; often none.
 
@@ -117,7 +117,7 @@ class DraftLength:
         self._looked_at = self._unproved = ids
         return few
 
-    def looked(self, seconds: float) -> None:
+    def record_prefill_exploration(self, seconds: float) -> None:
         """A look has taken so long."""
         self._look_seconds += seconds
 
@@ -201,7 +201,7 @@ class DraftLength:
 
     def _chances(self, row: Row, limit: int) -> list[float]:
         """The probability that each of a row's drafted tokens, 1 to `limit`, is accepted."""
-        own = self._rows.get(row.id)
+        own = row.acceptance
         chances: list[float] = []
         chance = 1.0
         for depth in range(limit):
@@ -213,22 +213,25 @@ class DraftLength:
             chances.append(chance)
         return chances
 
-    def _average(self, depth: int) -> Acceptance:
+    def _average(self, depth: int) -> AcceptanceRate:
         while len(self.by_depth) <= depth:
-            self.by_depth.append(Acceptance(GLOBAL_MEMORY, self.by_depth[-1].mean if self.by_depth else FIRST_GUESS))
+            self.by_depth.append(
+                AcceptanceRate(GLOBAL_MEMORY, self.by_depth[-1].mean if self.by_depth else FIRST_GUESS)
+            )
         return self.by_depth[depth]
 
     def learn(
         self,
         rows: Sequence[Row],
-        drafts: Sequence[Draft],
+        drafted: Sequence[int],
         accepted: Sequence[int],
+        informed: Sequence[bool],
         context: int,
         draft_seconds: float,
         verify_seconds: float,
     ) -> None:
         """Take in one step: per row what was drafted and accepted, and how long it took."""
-        length = max(map(len, drafts))
+        length = max(drafted)
         self.verify_cost.learn(len(rows), length + 1, context, verify_seconds)
         self._since_look += draft_seconds + verify_seconds if self._wanted else 0.0
         if not length:
@@ -245,24 +248,20 @@ class DraftLength:
                 self._probe_seconds = extra
         self._since_draft = 0.0
         self._plain_spell = 0
-        for row, draft, agreed in zip(rows, drafts, accepted, strict=True):
-            trials = min(agreed + 1, len(draft))
-            own = self._rows.setdefault(row.id, Acceptance(ROW_MEMORY))
+        for row, proposed, agreed, knows in zip(rows, drafted, accepted, informed, strict=True):
+            trials = min(agreed + 1, proposed)
+            own = row.acceptance = row.acceptance or AcceptanceRate(ROW_MEMORY)
             own.learn(agreed, trials)
             # Guesses after a part of the text speak for their own row alone.
-            for depth in range(trials if draft.informed else 0):
+            for depth in range(trials if knows else 0):
                 self._average(depth).learn(int(depth < agreed), 1)
 
     def _fade(self, rows: Sequence[Row]) -> None:
         # What was seen of a row says less the longer ago it was; without this, a row that was
         # unlucky once would never be drafted for again, since nothing more is learnt of it.
         for row in rows:
-            if row.id in self._rows:
-                self._rows[row.id].trials *= FADING
-
-    def forget(self, row: Row) -> None:
-        """The row has ended."""
-        self._rows.pop(row.id, None)
+            if row.acceptance is not None:
+                row.acceptance.trials *= FADING
 
     def report(self) -> dict[str, Any]:
         """JSON-ready: the present choice, how often each length was chosen, and the acceptance it expects."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parallm_openai.config import Acceptance
+from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.row import Row
-from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft, Drafter
+from parallm_openai.engine.speculation.drafter import Draft, Drafter
 
 LONGEST = 3
 
@@ -23,7 +24,7 @@ class NgramIndex:
         self._read = 0
 
     def update(self, tokens: Sequence[int]) -> None:
-        """Take in what the text has grown by; its very last token has no continuation yet."""
+        """Add what the text has grown by; its very last token has no continuation yet."""
         for end in range(max(self._read, 1), len(tokens)):
             for size in range(1, min(LONGEST, end) + 1):
                 self._after[tuple(tokens[end - size : end])] = end
@@ -48,35 +49,18 @@ class NgramDrafter(Drafter):
     """Drafts from each row's own prompt and output."""
 
     name = "ngram"
-    free = True
 
-    def __init__(self) -> None:
-        self._indexes: list[NgramIndex] = []
+    def available(self, row: Row, limit: int) -> int:
+        return len(_lookup(row, limit))
 
-    def promote(self, source: Drafter, row: int) -> None:
-        self._indexes.append(NgramIndex())
+    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
+        return [Draft(_lookup(row, length)) for row, length in zip(batch.rows, lengths, strict=True)]
 
-    def move(self, source: Drafter, row: int) -> None:
-        assert isinstance(source, NgramDrafter)
-        self._indexes.append(source._indexes[row])
 
-    def drop_running(self, row: int) -> None:
-        self._indexes[row] = self._indexes[-1]
-        self._indexes.pop()
-
-    def reset_decode(self) -> None:
-        self._indexes.clear()
-
-    def propose(
-        self,
-        rows: Sequence[Row],
-        lengths: Sequence[int],
-        limits: Sequence[int],
-        acceptance: Acceptance = "coupled",
-    ) -> list[Draft]:
-        drafts: list[Draft] = []
-        for row, index, limit in zip(rows, self._indexes, limits, strict=True):
-            if limit:
-                index.update(row.tokens)
-            drafts.append(Draft(index.lookup(row.tokens, limit)) if limit else NO_DRAFT)
-        return drafts
+def _lookup(row: Row, count: int) -> tuple[int, ...]:
+    if not count:
+        return ()
+    if row.ngrams is None:
+        row.ngrams = NgramIndex()
+    row.ngrams.update(row.tokens)
+    return row.ngrams.lookup(row.tokens, count)

@@ -1,0 +1,94 @@
+"""Rows that share forwards. Imports no MLX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from parallm_openai.engine.row import Computed, Row
+
+if TYPE_CHECKING:
+    from parallm_openai.engine.cache.prefix import StoredRow
+    from parallm_openai.engine.cache.protocol import BatchCache
+    from parallm_openai.engine.speculation.draft_length import DraftLength
+
+Caches = Mapping[str, "BatchCache"]
+"""A batch's caches by the role of the model that fills them."""
+
+
+class Batch:
+    """Rows in slots: `rows[i]` is in slot i of every cache, and knows so. A row that leaves is replaced by the last."""
+
+    def __init__(self, make_caches: Callable[[], Caches] = dict) -> None:
+        self._make_caches = make_caches
+        self.rows: list[Row] = []
+        self.caches = make_caches()
+
+    def append(self, row: Row, stored: Mapping[str, StoredRow] | None = None, length: int = 0) -> None:
+        """Add a row that is in no batch, after the first `length` tokens of what is stored of a prefix, if any is."""
+        for role, cache in self.caches.items():
+            prefix = stored.get(role) if stored else None
+            row.computed[role] = Computed()
+            if prefix is None:
+                cache.append_row()
+            else:
+                row.computed[role].length = min(length, prefix.length)
+                cache.append_row_from(prefix.cache, 0, row.computed[role].length)
+        self._add(row)
+
+    def take(self, row: Row) -> None:
+        """Move a row of another batch here."""
+        source = row.batch
+        assert source is not None
+        for role, cache in self.caches.items():
+            cache.append_row_from(source.caches[role], row.slot, row.computed[role].length)
+        source.remove(row)
+        self._add(row)
+
+    def _add(self, row: Row) -> None:
+        row.batch, row.slot = self, len(self.rows)
+        self.rows.append(row)
+
+    def remove(self, row: Row) -> None:
+        last = self.rows[-1]
+        for role, cache in self.caches.items():
+            cache.remove_row(row.slot, last.computed[role].length)
+        self.rows[row.slot], last.slot = last, row.slot
+        self.rows.pop()
+        row.batch, row.slot = None, -1
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows at once."""
+        for cache in self.caches.values():
+            cache.reserve(rows)
+
+    def clear(self) -> None:
+        """Drop every row, and whatever state the caches are in."""
+        for row in self.rows:
+            row.batch, row.slot = None, -1
+        self.rows = []
+        self.caches = self._make_caches()
+
+
+@dataclass(eq=False)
+class Bucket:
+    """Rows of similar length, which prefill in one batch and decode in another.
+
+    A forward's tensor is a rectangle: every row pays for the attention of the longest. So rows that are much longer
+    than the others get a bucket of their own as soon as the padding costs more than a further forward.
+    """
+
+    draft_length: DraftLength
+    prefilling: Batch = field(default_factory=Batch)
+    decoding: Batch = field(default_factory=Batch)
+
+
+def padded_tokens(rows: Sequence[Row]) -> int:
+    """The tokens of the rectangle that holds these rows, padding included."""
+    return len(rows) * max((len(row.tokens) for row in rows), default=0)
+
+
+def padding(rows: Sequence[Row]) -> int:
+    """The tokens of padding that a forward of these rows attends to."""
+    return padded_tokens(rows) - sum(len(row.tokens) for row in rows)

@@ -1,0 +1,1 @@
+"""What rows have computed: keys and values, recurrent state, and prefixes stored for later rows."""

@@ -1,0 +1,43 @@
+"""What the engine needs of a batch's cache. Imports no MLX, so that the scheduler can name it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+
+class BatchCache(Protocol):
+    """One model's cached state for the rows of a batch; slot i holds the i-th row.
+
+    How many tokens of a slot count is the engine's knowledge, not the cache's: a forward writes after the given
+    lengths, and becomes part of a row when the engine commits it by adding to that row's length. So a rejected draft
+    costs nothing: the next forward writes over it.
+    """
+
+    def append_row(self) -> None:
+        """Add an empty slot at the end."""
+
+    def append_row_from(self, other: BatchCache, slot: int, length: int) -> None:
+        """Add a slot at the end with a copy of the first `length` tokens of another cache's slot."""
+
+    def remove_row(self, slot: int, last_length: int) -> None:
+        """Drop a slot; the last one, of which `last_length` tokens count, moves into its place."""
+
+    def copy_row(self, slot: int, length: int) -> BatchCache | None:
+        """A cache with the first `length` tokens of one slot; None if the state of a beginning cannot be had."""
+
+    def reserve(self, rows: int) -> None:
+        """Make room for so many rows at once."""
+
+    def forward(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> mx.array:
+        """Run the model over `tokens`, one sequence for each of the first slots, after `lengths` tokens of each.
+
+        Returns logits `[rows, longest, vocab]`, not yet computed; positions past a row's own tokens hold nothing
+        of use.
+        """
+
+    def evaluate(self) -> None:
+        """Compute the state that the last forward wrote, without its logits."""
