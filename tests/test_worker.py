@@ -252,7 +252,7 @@ def test_a_command_that_fails_costs_its_own_request_alone(
 
     well = greedy([1, 2], 40)
     ill = greedy([3], 900, grammar=Grammar()) if command == "add" else greedy([3], 900)
-    monkeypatch.setattr(engine.core.scheduler, "retire", lambda *args: 1 / 0) if command == "cancel" else None
+    monkeypatch.setattr(engine.core, "_free", lambda *args: 1 / 0) if command == "cancel" else None
     engine.submit(ill)
     if command == "cancel":
         while ill.id not in outbox.outputs:
