@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from support.servers import RunningServer, demo_draft, running_server
+
+# A failed assertion in a helper shows its values, as one in a test does.
+pytest.register_assert_rewrite("support")
+
+from support.servers import RunningServer, demo_draft, running_server  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from support import families
+from support.chat_requests import streamed, whole
+from support.chat_templates import TEMPLATES
 from support.servers import RunningServer, running_server
-from test_api_combinations import streamed, whole
-from test_tool_formats import TEMPLATES
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from parallm_openai.models.loading import LoadedModel, load

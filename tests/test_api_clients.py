@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.errors import COMPLETION, assert_error
 from support.servers import RunningServer, running_server
-from test_api_front import TEXT, check
 
 from parallm_openai.api.settings import ServerSettings
 
@@ -50,7 +50,7 @@ def statuses_of(answers: bytes) -> list[int]:
 
 HEAD = b"Host: localhost\r\nConnection: close\r\n"
 JSON = HEAD + b"Content-Type: application/json\r\n"
-BODY = json.dumps(TEXT).encode()
+BODY = json.dumps(COMPLETION).encode()
 HANDSHAKE = (
     b"Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -146,7 +146,7 @@ def test_half_open_connections_end_while_others_are_served(impatient: RunningSer
         for index, connection in enumerate(waiting):
             connection.sendall(HALF[index % len(HALF)])
         with impatient.client as client:
-            assert client.post("/v1/completions", json=TEXT).status_code == 200
+            assert client.post("/v1/completions", json=COMPLETION).status_code == 200
         answers = [b"".join(iter(lambda c=each: c.recv(65536), b"")) for each in waiting]
     finally:
         for connection in waiting:
@@ -172,7 +172,7 @@ def test_dribbled_headers_and_bodies_end_too(impatient: RunningServer) -> None:
 
 
 def test_a_slow_body_that_keeps_a_pace_is_read(impatient: RunningServer) -> None:
-    body = json.dumps(TEXT | {"user": "x" * 60_000}).encode()
+    body = json.dumps(COMPLETION | {"user": "x" * 60_000}).encode()
 
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(body), 10_000):
@@ -184,7 +184,7 @@ def test_a_slow_body_that_keeps_a_pace_is_read(impatient: RunningServer) -> None
         assert client.post("/v1/completions", content=pieces(), headers=headers).status_code == 200
 
 
-STORY = json.dumps(TEXT | {"stream": True, "max_tokens": 3000, "ignore_eos": True, "n": 4}).encode()
+STORY = json.dumps(COMPLETION | {"stream": True, "max_tokens": 3000, "ignore_eos": True, "n": 4}).encode()
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_a_server_on_its_way_down_refuses_new_requests(start_server: Callable[..
     with server.client as client:
         assert client.get("/health").status_code == 200
         server.http.in_flight.refusing = True
-        for answer in (client.post("/v1/completions", json=TEXT), client.get("/v1/models")):
-            check(answer, 503, "unavailable")
+        for answer in (client.post("/v1/completions", json=COMPLETION), client.get("/v1/models")):
+            assert_error(answer, 503, "unavailable")
             assert int(answer.headers["retry-after"]) >= 1
 
 
@@ -233,7 +233,7 @@ def test_half_open_connections_make_room_for_new_ones(start_server: Callable[...
         connection.sendall(b"GET /health HTTP/1.1\r\n")
     try:
         with server.client as client:
-            assert client.post("/v1/completions", json=TEXT).status_code == 200
+            assert client.post("/v1/completions", json=COMPLETION).status_code == 200
         deadline = time.monotonic() + 20
         while len(server.http.server_state.connections) > 20:
             assert time.monotonic() < deadline

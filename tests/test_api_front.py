@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.errors import COMPLETION, assert_error
 from support.servers import RunningServer, running_server
 
 from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.visitors import Visitors, host_of, is_loopback
 
-TEXT: dict[str, Any] = {"model": "parallm-demo", "prompt": "Hi", "max_tokens": 2}
 # Every route that changes or generates something, with a request that it would carry out.
 UNSAFE: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/configure?max_batch_size=16", {}),
-    ("POST", "/v1/completions", {"json": TEXT}),
+    ("POST", "/v1/completions", {"json": COMPLETION}),
     (
         "POST",
         "/v1/chat/completions",
@@ -31,14 +31,6 @@ UNSAFE: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/v1/generate_batch", {"json": {"prompts": ["Hi"], "max_tokens": 2}}),
     ("POST", "/tokenize", {"json": {"prompt": "Hi"}}),
 ]
-
-
-def check(response: httpx.Response, status: int, code: str | None = None) -> str:
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert code is None or error["code"] == code
-    return str(error["message"])
 
 
 def allowed(response: httpx.Response) -> set[str]:
@@ -77,7 +69,7 @@ def test_a_foreign_page_may_not_do_anything(server: RunningServer, headers: dict
     with server.client as client:
         for method, path, more in UNSAFE:
             answer = client.request(method, path, headers=headers, **more)
-            check(answer, 403, "origin_not_allowed")
+            assert_error(answer, 403, "origin_not_allowed")
             assert not allowed(answer)
 
 
@@ -124,7 +116,7 @@ def test_preflights_are_answered_for_allowed_origins_alone(server: RunningServer
         assert answer.headers["access-control-allow-private-network"] == "true"
         for origin in ("https://evil.example", "null"):
             refused = preflight(client, origin, **private)
-            check(refused, 403, "origin_not_allowed")
+            assert_error(refused, 403, "origin_not_allowed")
             assert not allowed(refused)
 
 
@@ -136,15 +128,15 @@ def test_errors_can_be_read_by_allowed_pages(
     page, key = {"Origin": "http://localhost:3000"}, {"Authorization": "Bearer key"}
     with server.client as client:
         for answer, status in (
-            (client.post("/v1/completions", json=TEXT, headers=page), 401),
+            (client.post("/v1/completions", json=COMPLETION, headers=page), 401),
             (client.post("/v1/configure", headers=page | key), 403),
             (client.get("/v1/nothing", headers=page | key), 404),
             (client.get("/v1/completions", headers=page | key), 405),
-            (client.post("/v1/completions", json=TEXT | {"prompt": "x" * 2000}, headers=page | key), 413),
-            (client.post("/v1/completions", json=TEXT | {"top_p": 9}, headers=page | key), 400),
+            (client.post("/v1/completions", json=COMPLETION | {"prompt": "x" * 2000}, headers=page | key), 413),
+            (client.post("/v1/completions", json=COMPLETION | {"top_p": 9}, headers=page | key), 400),
             (client.get("/v1/stats", headers=page | key), 500),
         ):
-            check(answer, status)
+            assert_error(answer, status)
             assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
             assert "x-request-id" in answer.headers
 
@@ -219,7 +211,7 @@ def test_a_foreign_name_is_refused_on_every_route(server: RunningServer, host: s
             ("GET", "/docs", {}),
             ("OPTIONS", "/v1/models", {}),
         ]:
-            check(client.request(method, path, headers={"Host": host}, **more), 403, "host_not_allowed")
+            assert_error(client.request(method, path, headers={"Host": host}, **more), 403, "host_not_allowed")
         own = {"Host": host, "Origin": f"http://{host}", "Access-Control-Request-Method": "POST"}
         assert not allowed(client.options("/v1/configure", headers=own))
 
@@ -297,9 +289,11 @@ def test_an_admin_key_does_all_and_an_api_key_all_but_configure(keyed: RunningSe
             assert client.get("/v1/stats", headers=headers).status_code == 200
         for headers in (bearer("root"), {"x-api-key": "root"}):
             assert client.post("/v1/configure", headers=headers).status_code == 200
-        assert "admin key" in check(client.post("/v1/configure", headers=bearer("first")), 403, "admin_key_required")
+        assert "admin key" in assert_error(
+            client.post("/v1/configure", headers=bearer("first")), 403, "admin_key_required"
+        )
         for path in ("/v1/configure", "/v1/completions", "/v1/responses/x", "/nowhere", "//v1/configure"):
-            answer = check(client.post(path), 401, "invalid_api_key")
+            answer = assert_error(client.post(path), 401, "invalid_api_key")
             assert "didn't provide" in answer
 
 
@@ -318,24 +312,24 @@ def test_an_admin_key_does_all_and_an_api_key_all_but_configure(keyed: RunningSe
 )
 def test_a_wrong_key_of_any_bytes_is_a_401(keyed: RunningServer, header: tuple[bytes, bytes]) -> None:
     with keyed.client as client:
-        check(client.get("/v1/models", headers=[header]), 401, "invalid_api_key")
+        assert_error(client.get("/v1/models", headers=[header]), 401, "invalid_api_key")
 
 
 def test_with_api_keys_alone_nobody_may_configure(start_server: Callable[..., RunningServer]) -> None:
     server = start_server(settings=ServerSettings(api_keys=("key",), graceful_timeout=1))
     with server.client as client:
-        assert "--admin-key" in check(client.post("/v1/configure?max_queue=1", headers=bearer("key")), 403)
-        check(client.post("/v1/configure", headers=bearer("other")), 401)
+        assert "--admin-key" in assert_error(client.post("/v1/configure?max_queue=1", headers=bearer("key")), 403)
+        assert_error(client.post("/v1/configure", headers=bearer("other")), 401)
         assert server.engine.config.max_queue != 1
 
 
 def test_with_an_admin_key_alone_everything_else_is_open(start_server: Callable[..., RunningServer]) -> None:
     server = start_server(settings=ServerSettings(admin_keys=("root",), graceful_timeout=1))
     with server.client as client:
-        assert client.post("/v1/completions", json=TEXT).status_code == 200
-        assert client.post("/v1/completions", json=TEXT, headers=bearer("none")).status_code == 200
-        check(client.post("/v1/configure"), 401)
-        check(client.post("/v1/configure", headers=bearer("none")), 401)
+        assert client.post("/v1/completions", json=COMPLETION).status_code == 200
+        assert client.post("/v1/completions", json=COMPLETION, headers=bearer("none")).status_code == 200
+        assert_error(client.post("/v1/configure"), 401)
+        assert_error(client.post("/v1/configure", headers=bearer("none")), 401)
         assert client.post("/v1/configure", headers=bearer("root")).status_code == 200
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
+from support.responses import BEYOND_THE_SDK, WEATHER, create
+from support.sdk_types import assert_exact
 from support.servers import RunningServer
-from test_api_responses import BEYOND_THE_SDK, WEATHER, create
-from test_api_shapes import assert_exact
 
 from parallm_openai.api import response_writer
 from parallm_openai.api.settings import ServerSettings

@@ -11,8 +11,8 @@ import pytest
 from openai.types.responses import ResponseInputItemParam
 from openai.types.responses.response_item_list import ResponseItemList
 from pydantic import TypeAdapter, ValidationError
+from support.responses import WEATHER, client, create
 from support.servers import RunningServer
-from test_api_responses import WEATHER, client, create
 
 from parallm_openai.api.schemas.responses import ResponsesRequest
 from parallm_openai.api.settings import ServerSettings

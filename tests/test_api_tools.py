@@ -8,30 +8,8 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from support.chat_requests import TIMER, WEATHER
 from support.servers import RunningServer
-
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the current weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-TIMER: Any = {
-    "type": "function",
-    "function": {
-        "name": "set_timer",
-        "description": "Set a timer",
-        "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {"minutes": {"type": "integer", "minimum": 1, "maximum": 99}},
-            "required": ["minutes"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 def client(server: RunningServer) -> openai.OpenAI:

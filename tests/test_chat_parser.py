@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.chat_templates import TEMPLATES, needs_templates
+from support.parsing import cut, read, summary
 from support.servers import demo_target
-from test_tool_formats import TEMPLATES, TOOL, cut, needs_templates, read, summary
+from support.tool_calls import TOOL
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.chat_parser import ChatFormat

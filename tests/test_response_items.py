@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam, ResponseItem
 from pydantic import TypeAdapter
-from test_tool_formats import needs_templates, template
+from support.chat_templates import needs_templates, source
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.api.response_input import ChatMessage, chat_messages
@@ -191,7 +191,7 @@ def test_a_template_shows_the_thoughts_of_a_tool_loop_and_leaves_out_those_befor
         for message in messages:
             for call in message.get("tool_calls", []):
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-        [text], _ = render_jinja_template(conversations=[messages], chat_template=template("Qwen-Qwen3-0.6B"))
+        [text], _ = render_jinja_template(conversations=[messages], chat_template=source("Qwen-Qwen3-0.6B"))
         return text
 
     assert "<think>\nHm.\n</think>" in prompt(USER, THOUGHT, CALL, OUTPUT)

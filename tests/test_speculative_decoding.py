@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -12,21 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import tiny
-from support.tiny import Run, draft_model, greedy, reference, run_all, seeded
+from support.tiny import DRAFTERS, Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel
-from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
 from parallm_openai.models.kernels import vector_width
-
-DRAFTERS: dict[str, Callable[[], Drafter]] = {
-    "none": Drafter,
-    "perfect draft": lambda: draft_model(0.0),
-    "fair draft": lambda: draft_model(0.2),
-    "hostile draft": lambda: draft_model(3.0),
-    "ngram": NgramDrafter,
-}
 
 tokens = st.integers(0, tiny.VOCAB - 1)
 params = st.builds(

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
-from support.tiny import greedy, run_all, seeded
-from test_speculative_decoding import DRAFTERS
+from support.tiny import DRAFTERS, greedy, run_all, seeded
 
 from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import FinishReason

@@ -10,119 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tool_formats import cut, read
+from support.parsing import cut
+from support.tool_calls import (
+    GEMMAS,
+    JSON_CALLS,
+    NAMES,
+    TEXT_CALLS,
+    TOOLS,
+    calls_in,
+    content_and_calls,
+    joined,
+)
 
 from parallm_openai.text.chat_parser import ChatFormat
-from parallm_openai.text.events import CallArguments, CallStart, Content, Event
+from parallm_openai.text.events import CallArguments
 from parallm_openai.text.tools.families import FORMATS
 from parallm_openai.text.tools.stream import ToolSplitter
-
-NAMES = ("get_weather", "get_time", "my-tool", "mcp.search", "functions.x", "0.a-b_c", "x" * 64)
-PROPERTIES: dict[str, Any] = {
-    "city": {"type": "string"},
-    "days": {"type": "integer"},
-    "share": {"type": "number"},
-    "sure": {"type": "boolean"},
-    "deep": {"type": "object"},
-    "many": {"type": "array"},
-    "note": {"type": ["string", "null"]},
-    "other": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-    "third": {"oneOf": [{"$ref": "#/$defs/text"}, {"type": "null"}]},
-    "either": {"type": ["string", "integer"]},
-    "unit": {"enum": ["1", "2", "null"]},
-    "rank": {"enum": ["low", 3, None]},
-    "tree": {"$ref": "#/$defs/tree"},
-}
-DEFS = {"text": {"type": "string"}, "tree": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "object"}]}}
-PARAMETERS = {"type": "object", "properties": PROPERTIES, "$defs": DEFS}
-TOOLS = [{"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in NAMES]
-Calls = list[tuple[str, str]]
-
-
-def joined(events: list[Event]) -> tuple[str, Calls]:
-    """The content, and each call's name and arguments as they were written."""
-    content, calls = "", [[event.name, ""] for event in events if isinstance(event, CallStart)]
-    for event in events:
-        if isinstance(event, Content):
-            content += event.text
-        elif isinstance(event, CallArguments):
-            calls[event.index][1] += event.text
-    return content, [(name, text) for name, text in calls]
-
-
-def told(family: str, pieces: list[str]) -> tuple[str, Calls]:
-    return joined(read(ChatFormat(tools=FORMATS[family]).parser(False, TOOLS), pieces))
-
-
-def calls_in(family: str, text: str, content: str = "") -> list[tuple[str, Any]]:
-    """The calls in the text, which are the same however it is cut."""
-    found = told(family, [text])
-    assert told(family, list(text)) == found
-    assert found[0] == content
-    return [(name, json.loads(arguments)) for name, arguments in found[1]]
-
-
-# How each family writes a call that has JSON arguments.
-JSON_CALLS: dict[str, Callable[[str, str], str]] = {
-    "hermes": lambda name, text: f'<tool_call>\n{{"name": "{name}", "arguments": {text}}}\n</tool_call>',
-    "llama3_json": lambda name, text: f'{{"name": "{name}", "parameters": {text}}}',
-    "mistral": lambda name, text: f"[TOOL_CALLS]{name}[ARGS]{text}",
-    "nemotron": lambda name, text: f'<TOOLCALL>[{{"name": "{name}", "arguments": {text}}}]</TOOLCALL>',
-    "command_r": lambda name, text: (
-        f'<|START_ACTION|>[\n {{"tool_call_id": "0", "tool_name": "{name}", "parameters": {text}}}\n]<|END_ACTION|>'
-    ),
-    "deepseek_v3": lambda name, text: (
-        f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{text}\n```"
-        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
-    ),
-    "deepseek_v31": lambda name, text: (
-        f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{text}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
-    ),
-    "kimi_k2": lambda name, text: (
-        f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{text}"
-        "<|tool_call_end|><|tool_calls_section_end|>"
-    ),
-}
-
-
-def marked(start: str, call: str, key: str, after: str, end: str) -> Callable[[str, dict[str, str]], str]:
-    def write(name: str, values: dict[str, str]) -> str:
-        return start + call.format(name) + "".join(key.format(*item) + after for item in values.items()) + end
-
-    return write
-
-
-# How each of the others writes a call with arguments as bare text.
-TEXT_CALLS: dict[str, Callable[[str, dict[str, str]], str]] = {
-    "qwen3_coder": marked(
-        "<tool_call>\n", "<function={}>\n", "<parameter={}>\n{}", "\n</parameter>\n", "</function>\n</tool_call>"
-    ),
-    "glm47": marked("<tool_call>", "{}\n", "<arg_key>{}</arg_key>\n<arg_value>{}", "</arg_value>\n", "</tool_call>"),
-    "longcat": marked(
-        "<longcat_tool_call>",
-        "{}\n",
-        "<longcat_arg_key>{}</longcat_arg_key>\n<longcat_arg_value>{}",
-        "</longcat_arg_value>\n",
-        "</longcat_tool_call>",
-    ),
-    "minimax_m2": marked(
-        "<minimax:tool_call>\n",
-        '<invoke name="{}">\n',
-        '<parameter name="{}">{}',
-        "</parameter>\n",
-        "</invoke>\n</minimax:tool_call>",
-    ),
-    "muse_spark": marked(
-        "<atem:function_calls>\n",
-        '<atem:invoke name="{}">\n',
-        '<atem:parameter name="{}">{}',
-        "</atem:parameter>\n",
-        "</atem:invoke>\n</atem:function_calls>",
-    ),
-}
-GEMMAS = {"gemma4": ("<|tool_call>", '<|"|>', "<tool_call|>")} | {
-    "function_gemma": ("<start_function_call>", "<escape>", "<end_function_call>")
-}
 
 
 def without_arguments(family: str, name: str) -> str:
@@ -173,7 +76,7 @@ LISTS = {
 def test_in_a_list_the_declared_are_called_and_the_others_told_as_text(family: str) -> None:
     for names in (("get_time", "nobody"), ("nobody", "get_time")):
         text = LISTS[family].replace("NAME0", names[0]).replace("NAME1", names[1])
-        content, calls = told(family, list(text))
+        content, calls = content_and_calls(family, list(text))
         assert calls == [("get_time", "{}")]
         assert "nobody" in content
         assert "get_time" not in content
@@ -418,8 +321,8 @@ JUNK = st.lists(
 def test_any_text_reads_the_same_from_any_cut(family: str, text: str, own: bool, luck: random.Random) -> None:
     if own:
         text = FORMATS[family].start + text + FORMATS[family].end
-    content, calls = told(family, [text])
-    assert told(family, cut(text, luck)) == (content, calls)
+    content, calls = content_and_calls(family, [text])
+    assert content_and_calls(family, cut(text, luck)) == (content, calls)
     assert all(name in NAMES for name, _ in calls)
     if not calls:
         assert content == text
@@ -432,10 +335,10 @@ def test_a_call_cut_short_is_reported_with_what_there_is(family: str) -> None:
         call = TEXT_CALLS[family]("get_time", {"city": "Ro\nme", "days": "12"})
     elif family in JSON_CALLS:
         call = JSON_CALLS[family]("get_time", '{"city": "Ro\\nme", "days": 12}')
-    [(_, whole)] = told(family, [call])[1]
+    [(_, whole)] = content_and_calls(family, [call])[1]
     named = False
     for size in range(len(call)):
-        content, calls = told(family, list(call[:size]))
+        content, calls = content_and_calls(family, list(call[:size]))
         assert calls or content == call[:size]
         assert not (named and not calls)
         named = bool(calls)
@@ -453,7 +356,7 @@ def test_what_models_get_wrong_costs_neither_the_call_nor_the_text() -> None:
     loose = "<tool_call>{'name': 'get_time', 'arguments': {'city': 'it\\'s\n', 'sure': True,}}</tool_call>"
     assert calls_in("hermes", loose) == [("get_time", {"city": "it's\n", "sure": True})]
     broken = '<tool_call>{"name": "get_time", "arguments": {"days": soon}}</tool_call>'
-    assert told("hermes", list(broken)) == ("soon}}</tool_call>", [("get_time", '{"days":')])
+    assert content_and_calls("hermes", list(broken)) == ("soon}}</tool_call>", [("get_time", '{"days":')])
     junk = "<function=get_time>\n<parameter=city>\na</parameter>b\n</parameter>\njunk</function>\n</tool_call>"
     assert calls_in("qwen3_coder", junk, "\njunk") == [("get_time", {"city": "a</parameter>b"})]
 
@@ -461,14 +364,14 @@ def test_what_models_get_wrong_costs_neither_the_call_nor_the_text() -> None:
 @pytest.mark.parametrize("family", FORMATS)
 @pytest.mark.parametrize("text", [" Hello", "\n{foo", " [bar", "\nget_time", " <", " call", "```"])
 def test_text_behind_a_call_is_not_lost_at_the_end(family: str, text: str) -> None:
-    content, calls = told(family, list(without_arguments(family, "my-tool") + text))
+    content, calls = content_and_calls(family, list(without_arguments(family, "my-tool") + text))
     assert calls == [("my-tool", "{}")]
     assert content == text or (text.strip() in "<```" and not content)
 
 
 def test_arguments_in_a_string_are_told_as_far_as_they_came() -> None:
     text = '<tool_call>{"name": "get_time", "arguments": "{\\"city\\": \\"Ro'
-    assert told("hermes", [text]) == ("", [("get_time", '{"city": "Ro')])
+    assert content_and_calls("hermes", [text]) == ("", [("get_time", '{"city": "Ro')])
 
 
 @pytest.mark.parametrize("family", TEXT_CALLS)

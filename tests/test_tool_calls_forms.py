@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_tool_calls import calls_in
+from support.tool_calls import calls_in
 
 ROME, OSLO = '{"city": "Rome"}', '{"city": "Oslo"}'
 V3 = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{}\n```<｜tool▁call▁end｜>"

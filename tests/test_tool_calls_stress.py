@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tool_calls import JSON_CALLS, NAMES, TEXT_CALLS, TOOLS, joined, told
-from test_tool_formats import TOOL, cut, needs_templates, template
+from support.chat_templates import needs_templates, source
+from support.parsing import cut
+from support.tool_calls import JSON_CALLS, NAMES, TEXT_CALLS, TOOL, TOOLS, content_and_calls, joined
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.chat_parser import ChatFormat
@@ -50,7 +51,7 @@ def test_time_grows_with_the_text_and_not_faster(family: str) -> None:
 def _seconds(family: str, piece: str, length: int, size: int) -> float:
     text = FORMATS[family].start + piece * (length // len(piece))
     began = time.process_time()
-    told(family, [text[at : at + size] for at in range(0, len(text), size)])
+    content_and_calls(family, [text[at : at + size] for at in range(0, len(text), size)])
     return time.process_time() - began
 
 
@@ -66,10 +67,12 @@ def test_deep_nesting_is_no_trouble() -> None:
     for family in FORMATS:
         for inside in ("[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000):
             if family in TEXT_CALLS:
-                [(_, arguments)] = told(family, [TEXT_CALLS[family]("get_time", {"deep": inside, "many": inside})])[1]
+                [(_, arguments)] = content_and_calls(
+                    family, [TEXT_CALLS[family]("get_time", {"deep": inside, "many": inside})]
+                )[1]
                 assert json.loads(arguments) == {"deep": inside, "many": inside}
             elif family in JSON_CALLS:
-                told(
+                content_and_calls(
                     family,
                     [JSON_CALLS[family]("get_time", inside), JSON_CALLS[family]("get_time", f'{{"a": {inside}}}')],
                 )
@@ -143,7 +146,7 @@ def test_what_a_template_writes_is_read_back_equal(
         # Bare text that holds the very mark that may follow a value can be told only mostly.
         arguments = json.loads(json.dumps(arguments).replace("</function>", "").replace("<arg_key>", ""))
         text = rendered(name, tool, arguments)
-    [(called, written)] = told(family, cut(text, luck))[1]
+    [(called, written)] = content_and_calls(family, cut(text, luck))[1]
     assert called == tool
     assert json.loads(written) == arguments
 
@@ -153,7 +156,7 @@ def rendered(name: str, tool: str, arguments: dict[str, Any]) -> str:
     call = {"id": "call12345", "type": "function", "function": {"name": tool, "arguments": arguments}}
     messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
     text, _ = render_jinja_template(
-        conversations=[messages], chat_template=template(name), tools=[TOOL], bos_token="", eos_token="</s>"
+        conversations=[messages], chat_template=source(name), tools=[TOOL], bos_token="", eos_token="</s>"
     )
     answer = str(text[0]).rpartition("QUESTION")[2]
     return answer[answer.index(FORMATS[RENDERED[name]].start or "{") :]

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_tool_calls import TEXT_CALLS, calls_in, told
+from support.tool_calls import TEXT_CALLS, calls_in, content_and_calls
 
 from parallm_openai.text.tools.families import FORMATS
 
@@ -38,7 +38,7 @@ def test_a_value_ends_without_its_mark(family: str, values: dict[str, str]) -> N
         assert calls_in(family, text) == [("get_time", expected)]
         assert calls_in(family, f"{text}\n{other}") == [("get_time", expected), ("my-tool", {"city": "Oslo"})]
         assert calls_in(family, f"{text}\n{text}") == [("get_time", expected)] * 2
-        assert told(family, [f"{text}\nSo it is."])[0].strip() == "So it is."
+        assert content_and_calls(family, [f"{text}\nSo it is."])[0].strip() == "So it is."
 
 
 @pytest.mark.parametrize("family", ENDS)
@@ -70,4 +70,4 @@ def test_marks_in_a_value_with_its_own_end_are_its_text(family: str, after: str)
         arguments: dict[str, Any] = {"city": value, "days": 3}
         text = TEXT_CALLS[family]("get_time", {"city": value, "days": "3"})
         assert calls_in(family, text) == [("get_time", arguments)]
-        assert json.loads(told(family, [text])[1][0][1]) == arguments
+        assert json.loads(content_and_calls(family, [text])[1][0][1]) == arguments

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tool_calls import calls_in, told
-from test_tool_formats import cut
+from support.parsing import cut
+from support.tool_calls import GEMMAS, calls_in, content_and_calls
 
 PYTHON = {"pythonic": "<|tool_call_start|>[CALL]<|tool_call_end|>", "llama_pythonic": "[CALL]"}
 STRINGS = [
@@ -57,7 +57,7 @@ def test_every_form_of_a_literal_is_what_python_reads(family: str, text: str) ->
 )
 def test_what_python_writes_is_read_back_equal(value: Any, luck: random.Random) -> None:
     text = f"<|tool_call_start|>[get_time(new={value!r})]<|tool_call_end|>"
-    [(_, arguments)] = told("pythonic", cut(text, luck))[1]
+    [(_, arguments)] = content_and_calls("pythonic", cut(text, luck))[1]
     assert json.loads(arguments) == {"new": value}
 
 
@@ -91,11 +91,6 @@ def test_what_goes_on_behind_a_string_breaks_no_call(family: str) -> None:
     for text, value in (("'a' + x", "a + x"), ("'a'.upper()", "a.upper()"), ("'%s, %s' % (1, 2)", "%s, %s % (1, 2)")):
         written = PYTHON[family].replace("CALL", f"get_time(city={text}, days=1)")
         assert calls_in(family, written) == [("get_time", {"city": value, "days": 1})]
-
-
-GEMMAS = {"gemma4": ("<|tool_call>", '<|"|>', "<tool_call|>")} | {
-    "function_gemma": ("<start_function_call>", "<escape>", "<end_function_call>")
-}
 
 
 @pytest.mark.parametrize("family", GEMMAS)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
-from typing import Any
 
 import pytest
+from support.chat_templates import needs_templates, source
+from support.parsing import cut, read, summary
+from support.tool_calls import TOOL
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from parallm_openai.text.chat_parser import ChatFormat, ChatParser
-from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
+from parallm_openai.text.chat_parser import ChatFormat
+from parallm_openai.text.events import CallArguments, CallStart
 from parallm_openai.text.reasoning import Beginning
 from parallm_openai.text.tools.families import FORMATS, detect
 
-TEMPLATES = Path(__file__).parents[2] / "shared" / "chat_templates"
 FAMILIES = {
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "command_r",
     "GLM-4.6": "glm47",
@@ -44,26 +43,9 @@ FAMILIES = {
     "mistralai-Ministral-3-14B-Reasoning-2512": "mistral",
     "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
 }
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a place",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "deep": {"type": "object"}},
-            "required": ["city"],
-        },
-    },
-}
 ARGUMENTS = {"city": 'Köln "am" Rhein', "days": 3}
 # It appends to a list, which transformers' sandbox forbids; an example of its output stands below.
 UNRENDERED = {"Kimi-K2-Thinking"}
-needs_templates = pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the collection of chat templates is not here")
-
-
-def template(name: str) -> str:
-    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def written_call(name: str) -> str:
@@ -75,7 +57,7 @@ def written_call(name: str) -> str:
     ]
     rendered, _ = render_jinja_template(
         conversations=[conversation],
-        chat_template=template(name),
+        chat_template=source(name),
         tools=[TOOL],
         bos_token="",
         eos_token="</s>",
@@ -83,41 +65,10 @@ def written_call(name: str) -> str:
     return str(rendered[0]).rpartition("QUESTION")[2]
 
 
-def read(parser: ChatParser, pieces: list[str]) -> list[Event]:
-    events = [event for piece in pieces for event in parser.feed(piece, ())]
-    return events + parser.finish()
-
-
-def summary(events: list[Event]) -> tuple[str, str, list[tuple[str, Any]]]:
-    """Content, reasoning and calls, with the pieces joined."""
-    content, reasoning, names, arguments = "", "", {}, {}
-    for event in events:
-        match event:
-            case Content(text):
-                content += text
-            case Reasoning(text):
-                reasoning += text
-            case CallStart(index, name):
-                names[index] = name
-            case CallArguments(index, text):
-                arguments[index] = arguments.get(index, "") + text
-    return content, reasoning, [(names[index], json.loads(arguments[index])) for index in names]
-
-
-def cut(text: str, rng: random.Random) -> list[str]:
-    """The text in pieces of random size."""
-    pieces = []
-    while text:
-        size = rng.choice([1, 1, 2, 3, 7, 30])
-        pieces.append(text[:size])
-        text = text[size:]
-    return pieces
-
-
 @needs_templates
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_family_is_known_by_its_chat_template(name: str) -> None:
-    found = detect(template(name), {})
+    found = detect(source(name), {})
     assert (found.name if found is not None else None) == FAMILIES[name]
 
 

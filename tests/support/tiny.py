@@ -25,6 +25,7 @@ from parallm_openai.engine.sampling import noise_key
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
 
 VOCAB = 61
@@ -104,6 +105,15 @@ def draft(noise: float) -> nn.Module:
 
 def draft_model(noise: float) -> DraftModel:
     return DraftModel(draft(noise), VOCAB, VOCAB)
+
+
+DRAFTERS: dict[str, Callable[[], Drafter]] = {
+    "none": Drafter,
+    "perfect draft": lambda: draft_model(0.0),
+    "fair draft": lambda: draft_model(0.2),
+    "hostile draft": lambda: draft_model(3.0),
+    "ngram": NgramDrafter,
+}
 
 
 def core(
