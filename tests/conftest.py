@@ -17,7 +17,9 @@ from support.servers import RunningServer, demo_draft, running_server  # noqa: E
 def server() -> Iterator[RunningServer]:
     """The bundled pair with speculation on: what every test of the API runs on unless it says otherwise."""
     with running_server(demo_draft(), max_batch_size=32) as running:
+        before = running.engine.config
         yield running
+        assert running.engine.config == before, "a test left the shared server's settings changed"
 
 
 @pytest.fixture

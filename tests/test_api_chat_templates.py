@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -148,6 +149,28 @@ def test_values_that_a_template_cannot_take_are_a_400(server: RunningServer) -> 
     assert "nested" in error(chat(server, "/render", chat_template_kwargs={"x": nested(600)}), "chat_template_kwargs")
 
 
+STRICT = """
+{%- for message in messages %}
+    {%- if message.role not in ("user", "assistant") %}
+        {{- raise_exception("This model knows no " + message.role + " messages!") }}
+    {%- endif %}
+    {{- message.role + ": " + message.content + "\\n" }}
+{%- endfor %}"""
+
+
+def test_what_a_template_refuses_is_a_400_in_its_own_words(start_server: Callable[..., RunningServer]) -> None:
+    server = start_server(model=with_template(STRICT))
+    ruled = [{"role": "system", "content": "RULES"}, QUESTION]
+    words = "This model knows no system messages!"
+    for path, more in (("", {}), ("", {"stream": True}), ("", {"n": 2}), ("/render", {})):
+        assert words in error(chat(server, path, messages=ruled, **more), "messages")
+    with server.client as client:
+        body = {"model": server.model.name, "input": "Hello", "instructions": "RULES", "max_output_tokens": 16}
+        assert words in error(client.post("/v1/responses", json=body), "input")
+        assert client.post("/v1/responses", json=body | {"instructions": None}).status_code == 200
+    assert chat(server, messages=[QUESTION]).status_code == 200
+
+
 def test_a_template_that_does_not_end_is_a_400(start_server: Callable[..., RunningServer]) -> None:
     settings = ServerSettings(template_timeout=0.5, graceful_timeout=1)
     server = start_server(model=with_template(PICKY), settings=settings)
@@ -237,12 +260,22 @@ def test_the_sdk_streams_ids_that_come_back(server: RunningServer) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     tools: Any = [WEATHER]
     messages: Any = [QUESTION]
+    ids: set[str | None] = {None}
     for _ in range(2):
         stream = client.chat.completions.create(
-            model=server.model.name, messages=messages, tools=tools, tool_choice="required", stream=True, max_tokens=99
+            model=server.model.name,
+            messages=messages,
+            tools=tools,
+            tool_choice="required",
+            stream=True,
+            max_tokens=99,
+            temperature=0,
         )
         pieces = [piece for chunk in stream for choice in chunk.choices for piece in choice.delta.tool_calls or []]
         text = "".join(piece.function.arguments or "" for piece in pieces if piece.function is not None)
+        assert pieces[0].id not in ids, "an id is given once"
+        ids.add(pieces[0].id)
+        assert isinstance(json.loads(text), dict)
         made = call(pieces[0].id, "get_weather", text)
         messages += [
             {"role": "assistant", "content": None, "tool_calls": [made]},

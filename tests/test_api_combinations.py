@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.chat_requests import TIMER, WEATHER, streamed, whole
 from support.servers import RunningServer
@@ -19,11 +20,12 @@ SCHEMA = {
     "required": ["n", "ok"],
     "additionalProperties": False,
 }
+FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}}
 formats = st.sampled_from(
     [
         {},
         {},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}},
+        FORMAT,
         {"guided_regex": "[a-z]{2,9}( [0-9]+)?"},
         {"tools": [WEATHER, TIMER]},
         {"tools": [WEATHER, TIMER], "tool_choice": "required"},
@@ -53,7 +55,22 @@ requests = st.fixed_dictionaries(
 )
 
 
+REQUEST: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+    "seed": 1,
+    "temperature": 0,
+    "max_tokens": 40,
+    "n": 1,
+}
+# Each rule of `_fits` binds an answer to these.
+EVERY_RULE: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
+    (REQUEST, FORMAT, False),
+    (REQUEST, {"tools": [WEATHER, TIMER], "tool_choice": "required"}, True),
+]
+
+
 @pytest.mark.slow
+@example(drawn=EVERY_RULE)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(st.tuples(requests, formats, st.booleans()), min_size=1, max_size=4))
 def test_an_answer_is_the_same_however_it_is_asked_for(
@@ -69,10 +86,13 @@ def test_an_answer_is_the_same_however_it_is_asked_for(
         in_pieces = list(pool.map(lambda body: streamed(server, body), bodies))
     assert together == alone
     assert in_pieces == alone
+    held = Counter[str]()
     for body, (request, format, _), choices in zip(bodies, drawn, alone, strict=True):
         for choice in choices:
-            _fits(request, format, choice)
+            held.update(_fits(request, format, choice))
         _holds_no_half_character_of_its_own(server, body, choices)
+    if drawn == EVERY_RULE:
+        assert set(held) == {"no markup", "in its format", "called"}
 
 
 def _holds_no_half_character_of_its_own(
@@ -88,11 +108,17 @@ def _holds_no_half_character_of_its_own(
         assert choice["content"].count("\ufffd") <= raw.decode(errors="replace").count("\ufffd")
 
 
-def _fits(request: dict[str, Any], format: dict[str, Any], choice: dict[str, Any]) -> None:
+def _fits(request: dict[str, Any], format: dict[str, Any], choice: dict[str, Any]) -> list[str]:
+    """Holds the choice against the rules that bind it; returns which they were."""
+    held = []
     if "tools" in format and choice["finish_reason"] != "length" and "stop" not in request:
         assert "<tool_call>" not in choice["content"]
+        held.append("no markup")
     ended = choice["finish_reason"] == "stop" and "stop" not in request
     if "response_format" in format and ended:
         assert set(json.loads(choice["content"])) == {"n", "ok"}
-    if format.get("tool_choice") == "required":
-        assert choice["finish_reason"] != "stop" or "stop" in request
+        held.append("in its format")
+    if format.get("tool_choice") == "required" and "stop" not in request:
+        assert choice["finish_reason"] != "stop"
+        held.append("called")
+    return held

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.errors import COMPLETION, assert_error
@@ -93,7 +93,7 @@ def test_a_foreign_page_reads_nothing_either(server: RunningServer) -> None:
     ids=str,
 )
 def test_programs_and_pages_of_this_machine_may_do_everything(server: RunningServer, headers: dict[str, str]) -> None:
-    with server.client as client:
+    with server.client as client, server.configured():
         for method, path, more in UNSAFE:
             answer = client.request(method, path, headers=headers, **more)
             assert answer.status_code in (200, 404), answer.text
@@ -174,7 +174,16 @@ def test_origins_are_those_named(origins: tuple[str, ...], let_in: list[str], re
     assert [each for each in refused if visitors.allow_origin(each)] == []
 
 
-@given(st.text(max_size=60), st.sampled_from(["http://", "https://", "", "app://"]))
+ORIGINS = st.text(max_size=60) | st.lists(
+    st.sampled_from("localhost 127.0.0.1 [::1] 127.1 evil.example app. . : @ / # ? % \\ 80 3000 65536 -1".split())
+    | st.text(max_size=2),
+    max_size=5,
+).map("".join)
+
+
+@example("localhost:3000", "http://")
+@example("[::1]", "https://")
+@given(ORIGINS, st.sampled_from(["http://", "https://", "", "app://"]))
 def test_no_text_passes_for_this_machine_that_a_strict_reading_would_not(text: str, scheme: str) -> None:
     """Compared with the standard library's reading of a URL."""
     from urllib.parse import urlsplit

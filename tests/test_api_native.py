@@ -12,11 +12,9 @@ from parallm_openai.config import EngineConfig
 
 def test_generate_answers_with_text_usage_latency_and_what_was_speculated(server: RunningServer) -> None:
     body = {"prompt": "Once upon a time", "max_tokens": 40, "temperature": 0, "top_p": 0.9}
-    with server.client as client:
-        client.post("/v1/configure", params={"draft_length": 3})
+    with server.client as client, server.configured(draft_length=3):
         answer = client.post("/v1/generate", json=body | {"use_speculative": True}).json()
         plain = client.post("/v1/generate", json=body | {"use_speculative": False}).json()
-        client.post("/v1/configure", params={"draft_length": "auto"})
     assert answer["text"] == plain["text"]
     assert answer["finish_reason"] in ("stop", "length")
     assert answer["usage"]["completion_tokens"] <= 40

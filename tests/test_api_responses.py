@@ -158,8 +158,8 @@ def test_text_in_a_schema_parses_into_the_sdks_model(server: RunningServer) -> N
     response = client(server).responses.parse(
         model=server.model.name, input="Hello!", text_format=Point, max_output_tokens=200, temperature=0
     )
-    if response.status == "completed":
-        assert isinstance(response.output_parsed, Point)
+    assert response.status == "completed"
+    assert isinstance(response.output_parsed, Point)
 
 
 def test_thoughts_are_an_item_of_their_own(server: RunningServer) -> None:

@@ -57,8 +57,8 @@ def nested(levels: int) -> dict[str, Any]:
 )
 def test_a_schema_that_something_satisfies_is_served(server: RunningServer, schema: dict[str, Any]) -> None:
     choice = ask(server, response_format=format_of(schema), max_tokens=300).json()["choices"][0]
-    if choice["finish_reason"] == "stop":
-        jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+    assert choice["finish_reason"] == "stop"
+    jsonschema.validate(json.loads(choice["message"]["content"]), schema)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_deep_schema_is_served(server: RunningServer, body: dict[str, Any]) ->
 )
 def test_arguments_are_an_object_whatever_else_the_parameters_allow(server: RunningServer, parameters: Any) -> None:
     choice = ask(server, tools=[tool("f", parameters)], tool_choice="required", max_tokens=300).json()["choices"][0]
-    if choice["finish_reason"] == "tool_calls":
-        assert isinstance(json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]), dict)
+    assert choice["finish_reason"] == "tool_calls"
+    assert isinstance(json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]), dict)
 
 
 GOOD = tool("good", NUMBER)
@@ -175,8 +175,8 @@ def test_a_required_call_stands_above_the_answers_format(server: RunningServer, 
     [call] = answer["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "good"
     assert answer["choices"][0]["message"]["content"] is None
-    if answer["choices"][0]["finish_reason"] == "tool_calls":
-        assert set(json.loads(call["function"]["arguments"])) == {"n"}
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    assert set(json.loads(call["function"]["arguments"])) == {"n"}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, each in FORMATS.items() if each.start and not each.wording))

@@ -84,6 +84,7 @@ def test_stop_strings_never_leak_a_part_of_themselves(server: RunningServer, str
     body = STORY | {"max_tokens": 60, "temperature": 0}
     with server.client as client:
         whole = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        assert len(whole) > 46
         for start in range(3, 40, 7):
             stop = whole[start : start + 6]
             asked = body | {"stop": ["never this", stop]}

@@ -93,15 +93,14 @@ def test_a_peer_needs_a_name_and_an_address(server: RunningServer) -> None:
 
 def test_the_command_measures_servers_in_turn_and_writes_what_it_found(server: RunningServer, tmp_path: Path) -> None:
     found, picture = tmp_path / "found.json", tmp_path / "found.svg"
-    result = CliRunner().invoke(
-        app,
-        [
-            "bench",
-            *("--url", server.url, "--peer", f"itself={server.url}", "--concurrency", "1,2"),
-            *("--rounds", "2", "--requests", "1", "--max-tokens", "4", "--prompt-words", "2,3"),
-            *("--json", str(found), "--plot", str(picture)),
-        ],
-    )
+    command = [
+        "bench",
+        *("--url", server.url, "--peer", f"itself={server.url}", "--concurrency", "1,2"),
+        *("--rounds", "2", "--requests", "1", "--max-tokens", "4", "--prompt-words", "2,3"),
+        *("--json", str(found), "--plot", str(picture)),
+    ]
+    with server.configured():
+        result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     series = json.loads(found.read_text())["series"]
     assert [(one["name"], one["concurrency"], len(one["rounds"])) for one in series] == [
@@ -109,7 +108,6 @@ def test_the_command_measures_servers_in_turn_and_writes_what_it_found(server: R
     ]
     assert all(measured["errors"] == 0 for one in series for measured in one["rounds"])
     assert picture.read_text().lstrip().startswith("<?xml")
-    server.engine.configure(use_speculative_decoding=True)
 
 
 def test_a_server_that_is_not_there_is_one_sentence() -> None:

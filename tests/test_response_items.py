@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam, ResponseItem
 from pydantic import TypeAdapter
@@ -203,6 +203,9 @@ ITEMS = st.lists(
 )
 
 
+# A tool's output whose call is cut off, and one that never had a call.
+@example([USER, CALL, OUTPUT, USER])
+@example([OUTPUT, USER])
 @settings(deadline=None)
 @given(ITEMS)
 def test_each_cut_goes_further_and_keeps_instructions_the_last_question_and_calls_with_their_outputs(

@@ -115,13 +115,11 @@ def test_what_outlasts_the_server_is_told_so(
         server.process.send_signal(how)
         time.sleep(0.3)
     assert server.process.wait(40) == status, server.output
-    for each in streams:
-        text = each.end()
-        if "response.created" in text:
-            assert "event: response.incomplete" in text.rstrip().split("\n\n")[-1]
-        else:
-            assert '"finish_reason":"length"' in text
-            assert text.endswith("data: [DONE]\n\n")
+    *completions, response = [each.end() for each in streams]
+    assert "event: response.incomplete" in response.rstrip().split("\n\n")[-1]
+    for text in completions:
+        assert '"finish_reason":"length"' in text
+        assert text.endswith("data: [DONE]\n\n")
     for each in plain:
         assert json.loads(each.end())["error"]["code"] == "unavailable"
         assert each.status == 503

@@ -45,6 +45,17 @@ class RunningServer:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 
+    @contextmanager
+    def configured(self, **changes: object) -> Iterator[None]:
+        """Inside the block the engine has these settings; what anybody changes meanwhile is undone behind it."""
+        before = self.engine.config
+        try:
+            if changes:
+                self.engine.configure(**changes)
+            yield
+        finally:
+            self.engine.configure(**before.model_dump())
+
     def active(self) -> int:
         numbers = self.engine.stats()["batching_stats"]
         return int(numbers["running"] + numbers["prefilling"] + numbers["waiting"])
