@@ -22,7 +22,7 @@ class Batching(StrEnum):
 
 
 class UnsupportedModelError(Exception):
-    """A model that neither kind of batch serves correctly, with the reason."""
+    """Neither kind of batch cache serves the model correctly; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Capabilities:
     """How a model is batched, whether it may speculate, and why.
 
     `mask_axes` is how the model wants its masks (`RaggedCache`), `token_bytes` what one token of
-    context takes in the cache, 0 where that is not known.
+    context takes in the cache, 0 if that is not known.
     """
 
     batching: Batching
@@ -43,7 +43,7 @@ class Capabilities:
 def probe(model: nn.Module, vocab_size: int) -> Capabilities:
     """Compare batched forwards with single-row ones on a few tokens.
 
-    Raises UnsupportedModelError where neither kind of cache reproduces the single rows.
+    Raises UnsupportedModelError if neither kind of cache reproduces the single rows.
     """
     plain = all(isinstance(layer, (KVCache, RotatingKVCache)) for layer in make_prompt_cache(model))
     problem = "its cache is not plain keys and values"

@@ -29,7 +29,7 @@ class Matcher(Protocol):
     def allowed(self, drafts: tuple[int, ...]) -> Mask | None:
         """The tokens that may follow the committed ones and `drafts`.
 
-        None where it does not matter: after a draft that the grammar forbids nothing is kept.
+        None after a draft that the grammar forbids: it is rejected, and so is what follows it.
         """
 
     def advance(self, token: int) -> None:

@@ -17,7 +17,7 @@ from parallm_openai.engine.position import TOKEN_STREAM, Position
 from parallm_openai.engine.request import SamplingParams, TokenLogprob
 
 FORBIDDEN = -float("inf")
-# In the place of a token that could not be chosen.
+# Stands for a token that could not be chosen.
 NO_TOKEN = -1
 _WORD = 0xFFFFFFFF
 

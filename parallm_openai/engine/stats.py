@@ -1,4 +1,4 @@
-"""What the engine has done since it started: the numbers behind `/v1/stats`."""
+"""Counts of the engine's work since it started: the numbers behind `/v1/stats`."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ IDLE_BUFFER_TOKENS = 4096
 
 
 class Layout:
-    """Where this forward's tokens go; shared by all layers, worked out once a forward."""
+    """The positions of one forward's tokens in the buffers, worked out once for all layers."""
 
     def __init__(self, mask_axes: int = 4) -> None:
         self.mask_axes = mask_axes
@@ -50,9 +50,9 @@ class Layout:
         self._masks.clear()
 
     def mask(self, window: int | None, as_array: bool) -> mx.array | str | None:
-        """The causal mask of this forward, `[rows, 1, width, end]` where it is an array.
+        """The causal mask of this forward: an array `[rows, 1, width, end]`, "causal", or None.
 
-        Rows of one length need none for a single token, and the kernels' own "causal" for more.
+        Rows of one length need no mask for a single token, and the kernels' own "causal" for more.
         """
         if window is not None and window >= self.end:
             window = None

@@ -1,6 +1,6 @@
-"""Prompt lookup: what followed the last few tokens when they stood in this text before.
+"""Prompt lookup: draft the tokens that followed the last few when they stood in this text before.
 
-Saxena, "Prompt Lookup Decoding" (2023). No model and no cache; it pays where the answer
+Saxena, "Prompt Lookup Decoding" (2023). It needs no model and no cache, and pays if the answer
 repeats its prompt: code edits, extraction, summaries.
 """
 
@@ -17,7 +17,7 @@ LONGEST = 3
 
 
 class NgramIndex:
-    """Where each n-gram of a growing text was last continued."""
+    """For each n-gram of a growing text, the place after its last occurrence."""
 
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}
@@ -40,7 +40,7 @@ class NgramIndex:
 
 
 def _continue(tokens: Sequence[int], start: int, count: int) -> tuple[int, ...]:
-    """`count` tokens from `start` on; past the end it goes on with the copy, so that a loop unrolls."""
+    """`count` tokens from `start` on; past the end it continues with its own copy, so that a loop unrolls."""
     period = len(tokens) - start
     return tuple(tokens[start + offset % period] for offset in range(count))
 
