@@ -11,10 +11,10 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
+from parallm_openai.settings import EngineConfig
 from parallm_openai.text.generation import Generation, Reader
 from parallm_openai.text.tokenizer import Tokenizer
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import DraftSource, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.worker import Engine
 from parallm_openai.models.loading import LoadedModel, load
+from parallm_openai.settings import EngineConfig
 from parallm_openai.text.generation import GenerationError, Reader
 from parallm_openai.text.tokenizer import Tokenizer
 

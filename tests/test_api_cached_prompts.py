@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.servers import RunningServer
 
-from parallm_openai.api.settings import ServerSettings
+from parallm_openai.settings import ServerSettings
 
 SECRET = "Please remember these words: " + "tree, river, stone, " * 60 + "1234"
 

@@ -17,8 +17,8 @@ from support.chat_templates import NAMES, call, function, needs_templates, sourc
 from support.servers import RunningServer, demo_target, running_server
 
 from parallm_openai.api.chat_answer import ChatChoice
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.engine.request import FinishReason
+from parallm_openai.settings import ServerSettings
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
 from parallm_openai.text.generation import TextDelta
 

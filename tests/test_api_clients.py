@@ -12,7 +12,7 @@ import pytest
 from support.errors import COMPLETION, assert_error
 from support.servers import RunningServer, running_server
 
-from parallm_openai.api.settings import ServerSettings
+from parallm_openai.settings import ServerSettings
 
 # Whatever a client sends
 

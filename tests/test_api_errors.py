@@ -10,7 +10,7 @@ import openai
 import pytest
 from support.servers import RunningServer
 
-from parallm_openai.api.settings import ServerSettings
+from parallm_openai.settings import ServerSettings
 
 CHAT: dict[str, Any] = {"model": "parallm-demo", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT: dict[str, Any] = {"model": "parallm-demo", "prompt": "Hi"}

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from support.errors import COMPLETION, assert_error
 from support.servers import RunningServer, running_server
 
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.visitors import Visitors, host_of, is_loopback
+from parallm_openai.settings import ServerSettings
 
 # Every route that changes or generates something, with a request that it would carry out.
 UNSAFE: list[tuple[str, str, dict[str, Any]]] = [

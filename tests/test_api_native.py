@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from support.servers import RunningServer
 
-from parallm_openai.config import EngineConfig
+from parallm_openai.settings import EngineConfig
 
 
 def test_generate_answers_with_text_usage_latency_and_what_was_speculated(server: RunningServer) -> None:
@@ -94,3 +94,16 @@ def test_configure_answers_with_the_whole_configuration_and_takes_effect(
             assert refused.status_code == 400
             assert refused.json()["error"]["param"] == name
         assert client.post("/v1/configure").json() == answer.json()
+
+
+def test_the_documentation_of_configure_has_every_setting_with_its_range(server: RunningServer) -> None:
+    with server.client as client:
+        operation = client.get("/openapi.json").json()["paths"]["/v1/configure"]["post"]
+    documented = {each["name"]: each for each in operation["parameters"]}
+    assert set(documented) == set(EngineConfig.model_fields)
+    assert documented["max_batch_size"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 1024}
+    for name, field in EngineConfig.model_fields.items():
+        assert documented[name]["description"] == field.description
+        # What is left out stays as it is.
+        assert not documented[name]["required"]
+        assert "default" not in documented[name]["schema"]

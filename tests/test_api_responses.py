@@ -14,7 +14,7 @@ from support.responses import BEYOND_THE_SDK, WEATHER, client, create
 from support.sdk_types import assert_exact
 from support.servers import RunningServer
 
-from parallm_openai.api.settings import ServerSettings
+from parallm_openai.settings import ServerSettings
 
 
 def chat(server: RunningServer, messages: Any, **options: Any) -> Any:

@@ -15,8 +15,8 @@ from support.sdk_types import assert_exact
 from support.servers import RunningServer
 
 from parallm_openai.api import response_writer
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.logs import BoundedFormatter
+from parallm_openai.settings import ServerSettings
 
 # What OpenAI sends and the SDK's types, of this version or an older one, have only as extra fields.
 EXTRA = {"response.function_call_arguments.done": {"name"}}

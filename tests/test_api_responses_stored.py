@@ -15,8 +15,8 @@ from support.responses import WEATHER, client, create
 from support.servers import RunningServer
 
 from parallm_openai.api.schemas.responses import ResponsesRequest
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.settings import ServerSettings
 
 QUESTION = {"role": "user", "content": "What is the weather in Paris?"}
 MORE = {"role": "user", "content": "And what is 2 + 2?"}

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from support.servers import RunningServer, running_server
 
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.streaming import within
+from parallm_openai.settings import ServerSettings
 
 STORY: dict[str, Any] = {"model": "parallm-demo", "prompt": "Once upon a time", "ignore_eos": True}
 

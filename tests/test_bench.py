@@ -11,8 +11,9 @@ from support.servers import RunningServer
 from typer.testing import CliRunner
 
 from parallm_openai.bench.load import Load, Measurement, Sample, percentile, run_load
-from parallm_openai.bench.make_model import TOLERANCE, PairShape, make_pair
+from parallm_openai.bench.make_model import TOLERANCE, make_pair
 from parallm_openai.bench.report import Ratio, Series
+from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.targets import BenchError, peer
 from parallm_openai.cli import app
 
@@ -42,9 +43,9 @@ def test_the_same_seed_makes_the_same_pair(tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"hidden": 30}, {"draft_layers": 4}, {"vocab": 100}])
+@pytest.mark.parametrize("change", [{"hidden": 30}, {"draft_layers": 4}, {"draft_layers": 0}, {"vocab": 100}])
 def test_impossible_shapes_are_refused(tmp_path: Path, change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"hidden|draft|vocabulary"):
+    with pytest.raises(ValueError, match=r"hidden|draft|vocab"):
         make_pair(tmp_path, PairShape(**{**TINY.__dict__, **change}))
 
 
@@ -114,3 +115,36 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     result = CliRunner().invoke(app, ["bench", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert "does not list its models" in result.output
+
+
+@pytest.mark.parametrize("spec", ["other=http://127.0.0.1:9", "other=http://127.0.0.1:9#mine"])
+def test_a_peer_that_is_not_there_is_found_before_a_model_is_made(tmp_path: Path, spec: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "--make-model", str(tmp_path / "pair"), "--peer", spec])
+    assert result.exit_code == 1
+    assert "the peer other does not answer at http://127.0.0.1:9 (" in result.stderr
+    assert "start it first, or leave out its --peer" in result.stderr
+    assert not (tmp_path / "pair").exists()
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["bench", "--url", "http://127.0.0.1:9", "--plot", "figure.svg"])
+    assert result.exit_code == 1
+    assert "--plot needs matplotlib: pip install '.[bench]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--layers", "2"], "--draft-layers: must be less than --layers (2), not 2"),
+        (["--hidden", "30"], "--hidden: must be an even multiple of --heads (12), not 30"),
+        (["--concurrency", "0"], "--concurrency: at least one request must run at a time"),
+        (["--concurrency", "many"], "--concurrency: must be whole numbers, by commas, not 'many'"),
+        (["--prompt-words", "8"], "--prompt-words: must be two whole numbers, by a comma, not '8'"),
+        (["--prompt-words", "8,4"], "--prompt-words: the first number must be at least 1"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_by_name(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert said in result.stderr

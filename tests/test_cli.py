@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -18,9 +19,8 @@ from support.processes import COMMAND, ROOT, Served
 from typer.testing import CliRunner
 
 from parallm_openai import __version__, cli
-from parallm_openai.api.settings import ServerSettings
-from parallm_openai.config import EngineConfig
-from parallm_openai.listener import exposed
+from parallm_openai.cli.listener import exposed
+from parallm_openai.settings import EngineConfig, ServerSettings
 
 
 def run(*arguments: str, **environment: str) -> Any:
@@ -52,8 +52,8 @@ def test_every_flag_of_serve_has_an_environment_variable_of_its_name(flag: str) 
 
 
 @pytest.mark.parametrize("flag", serve_flags())
-def test_every_flag_of_serve_is_in_the_readme(flag: str) -> None:
-    assert f"`{flag}" in (ROOT / "README.md").read_text()
+def test_every_flag_of_serve_is_in_the_docs(flag: str) -> None:
+    assert f"`{flag}`" in (ROOT / "docs" / "settings.md").read_text()
 
 
 def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
@@ -69,12 +69,14 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--max-batch-size", "0"], 2, "--max-batch-size: Input should be greater than or equal to 1, not 0"),
+        (["--max-batch-size", "0"], 2, "--max-batch-size: must be a whole number from 1 to 1024, not '0'"),
         (["--batch-timeout-ms", "-1"], 2, "--batch-timeout-ms: "),
         (["--draft-length", "many"], 2, "--draft-length: "),
         (["--speculative-acceptance", "all"], 2, "--speculative-acceptance: "),
         (["--request-timeout", "0"], 2, "--request-timeout: "),
-        (["--log-level", "loud"], 2, "--log-level: 'loud'"),
+        (["--log-level", "loud"], 2, "--log-level: must be one of debug, info, warning or error, not 'loud'"),
+        (["--max-draft-tokens", "abc"], 2, "--max-draft-tokens: must be a whole number from 0 to 32, not 'abc'"),
+        (["--port", "65536"], 2, "--port: must be a whole number from 0 to 65535"),
         (["--request-timeout", "nan"], 2, "--request-timeout: "),
         (["--graceful-timeout", "inf"], 2, "--graceful-timeout: "),
         (["--graceful-timeout", "-1"], 2, "--graceful-timeout: "),
@@ -86,13 +88,13 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
         (["--cors-origins", "localhost:3000"], 2, "--cors-origins: 'localhost:3000' is no origin such as http://"),
         (["--cors-origins", "https://page.example/"], 2, "--cors-origins: 'https://page.example/' is no origin"),
         (["--allowed-hosts", "http://llm.example"], 2, "--allowed-hosts: 'http://llm.example' is no host name"),
-        (["--tool-call-parser", "robot"], 2, "--tool-call-parser: must be auto or one of"),
+        (["--tool-call-parser", "robot"], 2, "--tool-call-parser: must be one of auto, command_r, "),
         (["--model", ""], 2, "--model: must not be empty"),
         (["--draft-model", " "], 2, "--draft-model: must not be empty"),
         (["--adapter-path", ""], 2, "--adapter-path: must not be empty"),
         (["--host", ""], 2, "--host: must not be empty"),
         (["--draft", "model"], 2, "a draft model is --draft-model"),
-        (["--draft", "ngram", "--draft-model", "x"], 2, "exclude each other"),
+        (["--draft", "ngram", "--draft-model", "x"], 2, "give either --draft or --draft-model, not both"),
         (["--model", "/no/such/model"], 1, "there is no model folder /no/such/model"),
         (["--draft-model", "/no/such/draft"], 1, "there is no model folder /no/such/draft"),
         (["--host", "no-such-host.invalid"], 1, "cannot listen on no-such-host.invalid"),
@@ -151,11 +153,14 @@ def test_a_draft_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    """Set up by the environment alone, but for a port of its own."""
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Set up by the environment and by a file, but for a port of its own."""
+    file = tmp_path / "settings.toml"
+    file.write_text("max-batch-size = 5\nmax-queue = 7\n")
     server = Served(
         "--port",
         "0",
+        PARALLM_CONFIG=str(file),
         PARALLM_API_KEY="one two",
         PARALLM_ADMIN_KEY="root",
         PARALLM_MAX_BATCH_SIZE="3",
@@ -173,13 +178,14 @@ def test_the_bundled_model_is_served_as_flags_and_environment_say(served: Served
         assert {served.model, "alias"} == names
         assert client.post("/v1/configure").status_code == 403
         changed = client.post("/v1/configure", headers={"Authorization": "Bearer root"})
-        assert changed.json()["max_batch_size"] == 3
+        assert (changed.json()["max_batch_size"], changed.json()["max_queue"]) == (3, 7)
         body = {"model": "alias", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
         answer = client.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200
         assert answer.json()["usage"]["completion_tokens"] <= 3
     assert f"curl {served.url}/v1/chat/completions" in served.output
     assert "Authorization: Bearer" in served.output
+    assert re.search(r"drafter: draft model \S*draft\S*, speculation on", served.output)
     assert "Traceback" not in served.output
 
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.batch import Bucket, padding
 from parallm_openai.engine.plan import Plan
 from parallm_openai.engine.prompt_widths import first_width
@@ -21,6 +20,7 @@ from parallm_openai.engine.scheduler import HEADROOM, LONG_PROMPT, ModelTraits, 
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter
+from parallm_openai.settings import EngineConfig
 
 numbers = count()
 NO_LIMIT = 10**9

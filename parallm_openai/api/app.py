@@ -16,10 +16,10 @@ from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.server import Server
 from parallm_openai.api.serving import InFlight, Interruptible
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.visitors import Cors, Gate, Visitors
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
+from parallm_openai.settings import ServerSettings
 from parallm_openai.text.tokenizer import Tokenizer
 
 # So many bodies of the largest size may be worked on at the same time.

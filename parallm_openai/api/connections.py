@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from parallm_openai.api.errors import ApiError
-from parallm_openai.api.settings import ServerSettings
+from parallm_openai.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,10 @@ from parallm_openai.api.grammar import grammar_field, requested_grammar
 from parallm_openai.api.route import body_router
 from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields
 from parallm_openai.api.server import Server, Wanted, server_of, usage
+from parallm_openai.api.setting_parameters import query_parameters
 from parallm_openai.api.streaming import STREAMED, collected, event_stream, frame, merged
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.constraint import Grammar
+from parallm_openai.settings import EngineConfig
 from parallm_openai.text.generation import Generation, GenerationError
 
 router = body_router(tags=["native"])
@@ -141,7 +142,7 @@ async def stats(request: HttpRequest) -> Response:
     return JSONResponse({"model": server.model.name, **server.engine.stats()})
 
 
-@router.post("/v1/configure")
+@router.post("/v1/configure", openapi_extra={"parameters": query_parameters(EngineConfig)})
 async def configure(request: HttpRequest) -> Response:
     """Change the running engine's settings by query parameters; answers with all of them."""
     changes = dict(request.query_params)

@@ -17,11 +17,11 @@ from parallm_openai.api import errors
 from parallm_openai.api.middleware import given_keys
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.schemas.completions import Prompt
-from parallm_openai.api.settings import ServerSettings
 from parallm_openai.api.timed_threads import TimedThreads
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
 from parallm_openai.models.loading import LoadedModel
+from parallm_openai.settings import ServerSettings
 from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.generation import Generation, Reader
 from parallm_openai.text.grammar_compiler import Grammars

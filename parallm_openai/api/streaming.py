@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sse_starlette.sse import AppStatus, EventSourceResponse
 
 from parallm_openai.api import errors
-from parallm_openai.api.settings import ServerSettings
+from parallm_openai.settings import ServerSettings
 from parallm_openai.text.generation import Generation, GenerationError, TextDelta
 
 log = logging.getLogger(__name__)

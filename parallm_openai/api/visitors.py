@@ -12,15 +12,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parallm_openai.api.errors import ApiError
-
-ANY = "*"
-# In a list of origins: every page that this machine itself serves.
-LOOPBACK = "loopback"
+from parallm_openai.origins import ANY, DEFAULT_PORTS, LOOPBACK, as_browsers_write
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
-_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\*|(\*\.)?[^\s/?#@*,]+)")
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 def host_of(authority: str) -> str | None:
@@ -44,30 +38,6 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def check_host(pattern: str) -> str:
-    """A host name as `--allowed-hosts` takes it, in lower case. Raises ValueError."""
-    if pattern != ANY and not _HOST.fullmatch(pattern):
-        raise ValueError(f"{pattern!r} is no host name such as llm.example.com or *.example.com (any port is allowed)")
-    return pattern.lower().strip("[]").removesuffix(".")
-
-
-def check_origin(pattern: str) -> str:
-    """An origin as `--cors-origins` takes it, as browsers write it. Raises ValueError."""
-    if pattern in (ANY, LOOPBACK, "null"):
-        return pattern
-    if not _ORIGIN.fullmatch(pattern):
-        raise ValueError(
-            f"{pattern!r} is no origin such as http://localhost:3000 (scheme, host and port, without a path), "
-            f"nor {LOOPBACK}, null or {ANY}"
-        )
-    return _as_browsers_write(pattern)
-
-
-def _as_browsers_write(origin: str) -> str:
-    origin = origin.lower()
-    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], "\0"))
-
-
 class Visitors:
     """Decides, by the headers alone, whether a request may come in."""
 
@@ -82,11 +52,11 @@ class Visitors:
 
     def allow_origin(self, origin: str) -> bool:
         """Whether pages of this origin may call the server."""
-        origin = _as_browsers_write(origin)
+        origin = as_browsers_write(origin)
         if self.any_origin or any(each.fullmatch(origin) for each in self._origins):
             return True
         scheme, _, authority = origin.partition("://")
-        host = host_of(authority) if scheme in _DEFAULT_PORTS else None
+        host = host_of(authority) if scheme in DEFAULT_PORTS else None
         return self._loopback and host is not None and is_loopback(host)
 
     def refusal(self, headers: Headers, *, safe: bool) -> ApiError | None:
@@ -122,7 +92,7 @@ class Visitors:
 
     def _is_own_page(self, origin: str, authority: str) -> bool:
         """Whether this server's own page asks. A name that is not known to be its own may have been rebound to it."""
-        if _as_browsers_write(origin).partition("://")[2] != authority.lower():
+        if as_browsers_write(origin).partition("://")[2] != authority.lower():
             return False
         return self._is_own_name(authority) or _is_address(host_of(authority) or "")
 

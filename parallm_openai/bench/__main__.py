@@ -1,5 +1,5 @@
 import typer
 
-from parallm_openai.bench.command import bench
+from parallm_openai.cli.bench import bench
 
 typer.run(bench)

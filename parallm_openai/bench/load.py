@@ -76,6 +76,7 @@ class Measurement:
     itl_p95: float
     latency_p50: float
     latency_p95: float
+    first_error: str | None = None
 
     @classmethod
     def of(cls, samples: Sequence[Sample], seconds: float) -> Measurement:
@@ -101,6 +102,7 @@ class Measurement:
             itl_p95=percentile(between, 95) * 1e3,
             latency_p50=percentile(latency, 50) * 1e3,
             latency_p95=percentile(latency, 95) * 1e3,
+            first_error=next((sample.error for sample in samples if sample.error is not None), None),
         )
 
 

@@ -8,7 +8,6 @@ target's own text after prompts such as the load generator sends, position by po
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,6 +18,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.words import words
 
 EOS = "<|endoftext|>"
@@ -34,28 +34,8 @@ PROBE_SEED = 1 << 20
 TOLERANCE = 0.02
 
 
-@dataclass(frozen=True)
-class PairShape:
-    """Sizes of the pair; `agreement` is the share of greedy tokens that the draft guesses."""
-
-    hidden: int = 768
-    layers: int = 12
-    ffn: int = 2048
-    heads: int = 12
-    vocab: int = 4096
-    draft_layers: int = 2
-    agreement: float = 0.9
-    seed: int = 0
-
-
 def make_pair(folder: Path, shape: PairShape) -> float:
-    """Write `folder/target` and `folder/draft`; returns the measured agreement. Raises ValueError for a bad shape."""
-    if not 0 < shape.draft_layers < shape.layers:
-        raise ValueError("the draft needs at least one layer, and fewer than the target")
-    if shape.hidden % shape.heads or (shape.hidden // shape.heads) % 2:
-        raise ValueError("the hidden size must be an even multiple of the heads")
-    if shape.vocab < 300:
-        raise ValueError("the vocabulary needs 300 entries at least: every byte is one")
+    """Write `folder/target` and `folder/draft`; returns the measured agreement."""
     mx.random.seed(shape.seed)
     target, draft = _llama(shape, shape.layers), _llama(shape, shape.draft_layers)
     _silence_eos(target)
@@ -64,7 +44,7 @@ def make_pair(folder: Path, shape: PairShape) -> float:
     measured = _tune(target, draft, shape.agreement, _prompts(tokenizer))
     for name, model, layers in (("target", target, shape.layers), ("draft", draft, shape.draft_layers)):
         _write(folder / name, model, shape, layers, tokenizer)
-    (folder / "pair.json").write_text(json.dumps(asdict(shape) | {"measured_agreement": measured}, indent=2))
+    (folder / "pair.json").write_text(json.dumps(shape.model_dump() | {"measured_agreement": measured}, indent=2))
     return measured
 
 

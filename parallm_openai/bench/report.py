@@ -100,10 +100,8 @@ def as_json(series: Sequence[Series], settings: dict[str, Any]) -> str:
 
 def plot(series: Sequence[Series], file: Path) -> None:
     """Throughput over concurrency, a line a target, as SVG or PNG by the file's ending. Needs matplotlib."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError("--plot needs matplotlib: pip install 'parallm-openai[bench]'") from error
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

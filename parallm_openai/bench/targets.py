@@ -46,7 +46,7 @@ class Target:
 
 
 def first_model(url: str) -> str:
-    """The first model that a server lists. Raises BenchError where it does not answer."""
+    """The first model that a server lists. Raises BenchError if it does not answer."""
     try:
         return str(httpx.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"])
     except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
@@ -54,12 +54,19 @@ def first_model(url: str) -> str:
 
 
 def peer(spec: str) -> Target:
-    """A `NAME=URL` or `NAME=URL#MODEL` peer."""
+    """A `NAME=URL` or `NAME=URL#MODEL` peer. Raises BenchError for another form, or if nothing answers there."""
     name, _, address = spec.partition("=")
     url, _, model = address.partition("#")
     if not name or not url.startswith("http"):
-        raise BenchError(f"a peer is NAME=URL, not {spec!r}")
+        raise BenchError(f"--peer: must be NAME=URL or NAME=URL#MODEL, not {spec!r}")
     url = url.rstrip("/").removesuffix("/v1")
+    try:
+        # A peer whose model is given need not be able to list it.
+        httpx.get(f"{url}/v1/models", timeout=30)
+    except httpx.HTTPError as error:
+        raise BenchError(
+            f"the peer {name} does not answer at {url} ({error}): start it first, or leave out its --peer"
+        ) from error
     return Target(name, url, model or first_model(url))
 
 

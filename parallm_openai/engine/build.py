@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
 from parallm_openai.engine.row import TARGET
 from parallm_openai.engine.runner import ModelRunner
@@ -16,6 +15,7 @@ from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.models.kernels import fast_width, forward_tokens
 from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
+from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.batch import Bucket
 from parallm_openai.engine.cache.prefix import Prefix
 from parallm_openai.engine.row import Row
+from parallm_openai.settings import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.batch import Bucket, padded_tokens
 from parallm_openai.engine.cache.blocks import BLOCK_TOKENS, BlockIndex
 from parallm_openai.engine.cache.prefix import PrefixCache, fits, full_blocks
@@ -18,6 +17,7 @@ from parallm_openai.engine.plan import Admission, Decode, Plan, PromptForward
 from parallm_openai.engine.prompt_widths import first_width
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.settings import EngineConfig
 
 # Tokens that each row may grow by before admission would have been wrong.
 HEADROOM = 64

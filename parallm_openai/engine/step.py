@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch, Bucket, Caches
 from parallm_openai.engine.cache.prefix import Prefix, StoredRow
@@ -26,6 +25,7 @@ from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.stats import EngineStats
 from parallm_openai.engine.verification import Verification, verify
+from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
 

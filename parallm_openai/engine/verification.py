@@ -8,7 +8,6 @@ from itertools import islice
 
 import mlx.core as mx
 
-from parallm_openai.config import Acceptance
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.request import TokenLogprob
@@ -16,6 +15,7 @@ from parallm_openai.engine.row import TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.acceptance import accepted_count, coupled, rejection
 from parallm_openai.engine.speculation.drafter import Draft
+from parallm_openai.settings import Acceptance
 
 
 @dataclass(slots=True)

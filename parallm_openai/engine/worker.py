@@ -15,12 +15,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import DraftSource, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.row import describe
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.models.loading import LoadedModel
+from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
 

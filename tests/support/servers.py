@@ -17,11 +17,10 @@ import httpx  # isort: skip
 from parallm_openai import demo
 from parallm_openai.api.app import create_app
 from parallm_openai.api.serving import HttpServer
-from parallm_openai.api.settings import ServerSettings
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.build import DraftSource
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel, load
+from parallm_openai.settings import EngineConfig, ServerSettings
 
 
 @cache

@@ -16,7 +16,6 @@ from mlx.utils import tree_map
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
-from parallm_openai.config import EngineConfig
 from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.row import TARGET
@@ -27,6 +26,7 @@ from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
+from parallm_openai.settings import EngineConfig
 
 VOCAB = 61
 CONTEXT = 4096

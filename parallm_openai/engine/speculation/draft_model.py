@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from parallm_openai.config import Acceptance
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.position import DRAFT_STREAM, Position
 from parallm_openai.engine.row import DRAFT, TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.settings import Acceptance
 
 # A row that the draft model has fallen further behind than this, after many steps without drafts, starts
 # over with its last few tokens alone: a draft needs no exact context, only a cheap one.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parallm_openai.config import Acceptance
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.row import Row
+from parallm_openai.settings import Acceptance
 
 if TYPE_CHECKING:
     import mlx.core as mx

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parallm_openai.config import Acceptance
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.settings import Acceptance
 
 LONGEST = 3
 

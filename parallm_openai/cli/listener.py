@@ -10,8 +10,9 @@ import socket
 
 import typer
 
-from parallm_openai.api.settings import ServerSettings
-from parallm_openai.api.visitors import ANY, is_loopback
+from parallm_openai.api.visitors import is_loopback
+from parallm_openai.origins import ANY
+from parallm_openai.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 

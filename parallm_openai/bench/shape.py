@@ -1,0 +1,41 @@
+"""The sizes of the pair of models that the benchmark can make."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from parallm_openai.settings import Flag, Settings
+
+# Every byte is an entry, and so are the special tokens and a few merges.
+LEAST_VOCABULARY = 300
+
+
+class PairShape(Settings):
+    """Sizes of a target and its draft, and how often the draft guesses the target's greedy token."""
+
+    has_variables: ClassVar[bool] = False
+
+    hidden: Annotated[int, Flag("Made model")] = Field(768, ge=1, description="Hidden size of both models.")
+    layers: Annotated[int, Flag("Made model")] = Field(12, ge=1, description="Layers of the target.")
+    ffn: Annotated[int, Flag("Made model")] = Field(2048, ge=1, description="Size of the feed-forward layers.")
+    heads: Annotated[int, Flag("Made model")] = Field(12, ge=1, description="Attention heads.")
+    vocab: Annotated[int, Flag("Made model")] = Field(
+        4096, ge=LEAST_VOCABULARY, description="Entries of the vocabulary."
+    )
+    draft_layers: Annotated[int, Flag("Made model")] = Field(
+        2, ge=1, description="Layers of the draft; fewer than the target's."
+    )
+    agreement: Annotated[float, Flag("Made model")] = Field(
+        0.9, ge=0, le=1, description="The share of greedy tokens that the draft is to guess."
+    )
+    seed: Annotated[int, Flag("Made model")] = Field(0, description="Seed of the weights, and of the prompts.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> PairShape:
+        if self.draft_layers >= self.layers:
+            raise ValueError(f"--draft-layers: must be less than --layers ({self.layers}), not {self.draft_layers}")
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"--hidden: must be an even multiple of --heads ({self.heads}), not {self.hidden}")
+        return self

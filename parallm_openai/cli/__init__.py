@@ -1,0 +1,38 @@
+"""The command line: `parallm-openai serve | bench | generate | doctor`.
+
+Each command has a module of its own. What takes long to import waits until a command needs it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from parallm_openai import __version__
+from parallm_openai.cli import bench, doctor, generate, serve
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="An OpenAI-compatible server for MLX: speculative decoding inside a continuous batch.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for command in (serve.serve, generate.generate, doctor.doctor, bench.bench):
+    app.command()(command)
+
+
+def main() -> None:
+    app()

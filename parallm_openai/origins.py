@@ -1,0 +1,38 @@
+"""How settings and browsers write the origin of a web page and the name of a host."""
+
+from __future__ import annotations
+
+import re
+
+ANY = "*"
+# In a list of origins: every page that this machine itself serves.
+LOOPBACK = "loopback"
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\*|(\*\.)?[^\s/?#@*,]+)")
+
+
+def check_host(pattern: str) -> str:
+    """A host name as `--allowed-hosts` takes it, in lower case. Raises ValueError."""
+    if pattern != ANY and not _HOST.fullmatch(pattern):
+        raise ValueError(f"{pattern!r} is no host name such as llm.example.com or *.example.com (any port is allowed)")
+    return pattern.lower().strip("[]").removesuffix(".")
+
+
+def check_origin(pattern: str) -> str:
+    """An origin as `--cors-origins` takes it, as browsers write it. Raises ValueError."""
+    if pattern in (ANY, LOOPBACK, "null"):
+        return pattern
+    if not _ORIGIN.fullmatch(pattern):
+        raise ValueError(
+            f"{pattern!r} is no origin such as http://localhost:3000 (scheme, host and port, without a path), "
+            f"nor {LOOPBACK}, null or {ANY}"
+        )
+    return as_browsers_write(pattern)
+
+
+def as_browsers_write(origin: str) -> str:
+    """The origin in lower case, without the port that its scheme implies."""
+    origin = origin.lower()
+    return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], "\0"))
