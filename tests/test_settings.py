@@ -272,6 +272,6 @@ def test_no_help_imports_mlx_or_the_server(command: str) -> None:
         f"sys.argv[1:] = {[*command.split(), '--help']!r}\n"
         "with contextlib.suppress(SystemExit):\n"
         "    cli.main()\n"
-        "assert not {'mlx', 'mlx_lm', 'transformers', 'fastapi', 'matplotlib'} & {*sys.modules}\n"
+        "assert not {'mlx', 'mlx_lm', 'numpy', 'transformers', 'fastapi', 'matplotlib'} & {*sys.modules}\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT, stdout=subprocess.DEVNULL)

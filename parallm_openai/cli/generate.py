@@ -13,10 +13,7 @@ from pydantic import Field
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail
 from parallm_openai.cli.loading import load_draft, load_model, prepare
-from parallm_openai.engine.request import SamplingParams
 from parallm_openai.settings import Flag, ModelSettings, Settings
-
-UNCHANGED = SamplingParams()
 
 
 class PromptSettings(Settings):
@@ -32,7 +29,7 @@ class PromptSettings(Settings):
 
 
 class SamplingSettings(Settings):
-    """How to sample. The fields are parameters of `SamplingParams`."""
+    """How to sample. The fields are parameters of `SamplingParams`, whose default holds for one that is None."""
 
     has_variables: ClassVar[bool] = False
 
@@ -42,11 +39,14 @@ class SamplingSettings(Settings):
     temperature: Annotated[float, Flag("Sampling")] = Field(
         0.0, ge=0, le=2, description="Randomness; 0 always takes the most likely token."
     )
-    top_p: Annotated[float, Flag("Sampling")] = Field(
-        UNCHANGED.top_p, ge=0, le=1, description="Sample among the likeliest tokens that together are this probable."
+    top_p: Annotated[float | None, Flag("Sampling")] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Sample among the likeliest tokens that together are this probable; among all if not given.",
     )
     seed: Annotated[int | None, Flag("Sampling")] = Field(
-        UNCHANGED.seed, description="The same seed gives the same tokens; without one, every run differs."
+        None, description="The same seed gives the same tokens; without one, every run differs."
     )
 
 
@@ -63,9 +63,9 @@ def generate(
     if not wanted:
         fail("give a prompt, or --prompts-file", BAD_USAGE)
     prepare()
-    from parallm_openai.llm import LLM
+    from parallm_openai.llm import LLM, SamplingParams
 
-    params = SamplingParams(**sampling.model_dump())
+    params = SamplingParams(**sampling.model_dump(exclude_none=True))
     loaded = load_model(model)
     with explained(), LLM(loaded, draft_model=load_draft(model)) as llm:
         if source.chat:
