@@ -11,26 +11,30 @@ from typing import Any
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from parallm_openai.engine.request import Request, SamplingParams
+from parallm_openai.engine.request import SamplingParams
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import EngineConfig
-from parallm_openai.text.generation import Generation, Reader
+from parallm_openai.text.description import TextDescription
+from parallm_openai.text.generation import start_generations
+from parallm_openai.text.prepare import Preparer
+from parallm_openai.text.request_error import RequestError
 from parallm_openai.text.tokenizer import Tokenizer
+from parallm_openai.text.workers import Inline
 
 __all__ = ["AsyncContinuousBatchingEngine", "BatchConfig"]
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How many requests decode together, and how long an idle engine waits for company, in ms."""
+    """How many requests decode together, and for how many ms an idle engine waits for more requests."""
 
     max_batch_size: int = 8
     timeout_ms: float = 50
 
 
 class AsyncContinuousBatchingEngine:
-    """Batches whatever is asked of it at the same time; for use within one event loop.
+    """Batches all requests that it has at the same time; for use within one event loop.
 
     `model` and `tokenizer` are what `mlx_lm.load` returns. Float types are kept as they are:
     on a Linux CPU, load with `parallm_openai.models.loading.load` for speed.
@@ -39,19 +43,24 @@ class AsyncContinuousBatchingEngine:
     def __init__(self, model: nn.Module, tokenizer: TokenizerWrapper, config: BatchConfig | None = None) -> None:
         chosen = config or BatchConfig()
         loaded = LoadedModel.of(model, tokenizer, _config_of(model), name="model", path=Path())
-        self._tokenizer = Tokenizer(tokenizer, loaded.vocab_size)
         self._engine = AsyncEngine(
             loaded, EngineConfig(max_batch_size=chosen.max_batch_size, batch_timeout_ms=chosen.timeout_ms)
         )
+        text = Tokenizer(tokenizer, loaded.vocab_size)
+        grammars = text.grammars(loaded.eos_token_ids)
+        self._preparer = Preparer(text, grammars, loaded.eos_token_ids, self._engine, Inline())
 
     async def generate(self, prompt: str, max_tokens: int = 100, temperature: float = 0.0, **params: Any) -> str:
-        """Continue one prompt; further keywords are those of `SamplingParams`. Raises ValueError for an empty one."""
-        tokens = tuple(self._tokenizer.encode(prompt))
-        if not 0 < len(tokens) < self._engine.context_length:
-            raise ValueError(f"a prompt must have 1 to {self._engine.context_length - 1} tokens, not {len(tokens)}")
-        chosen = SamplingParams(max_tokens=max_tokens, temperature=temperature, **params)
-        [stream] = self._engine.open([Request(tokens, chosen)])
-        return "".join([delta.text async for delta in Generation(stream, Reader(self._tokenizer))])
+        """Continue one prompt; further keywords are those of `SamplingParams`. Raises RequestError for an empty one."""
+        sampling = SamplingParams(max_tokens=None, temperature=temperature, **params)
+        description = TextDescription(
+            prompts=[prompt], sampling=sampling, default_max_tokens=max_tokens, empty_is_start=False
+        )
+        [prepared] = await self._preparer.text(description)
+        if isinstance(prepared, RequestError):
+            raise prepared
+        [generation] = start_generations(self._engine, [prepared])
+        return "".join([delta.text async for delta in generation])
 
     async def generate_batch(self, prompts: Sequence[str], max_tokens: int = 100, **params: Any) -> list[str]:
         """Continue every prompt, batched; the texts are in the prompts' order."""

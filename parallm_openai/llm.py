@@ -1,11 +1,12 @@
-"""Offline generation in this process: `LLM(model).generate(prompts, SamplingParams(...))`."""
+"""Generation in this process: `LLM(model).generate(prompts)` continues texts, `LLM(model).chat(messages)` answers."""
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,12 +18,20 @@ from parallm_openai.engine.request import FinishReason, Output, Request, Samplin
 from parallm_openai.engine.worker import Engine
 from parallm_openai.models.loading import LoadedModel, load
 from parallm_openai.settings import EngineConfig
-from parallm_openai.text.generation import GenerationError, Reader
+from parallm_openai.text.answer import Answer, ToolCall
+from parallm_openai.text.call_ids import Message
+from parallm_openai.text.description import AnswerFormat, ChatDescription, Prompt, TextDescription, Tool, ToolChoice
+from parallm_openai.text.grammar.compiler import Grammars
+from parallm_openai.text.output import OutputProcessor
+from parallm_openai.text.prepare import Prepared, Preparer
+from parallm_openai.text.request_error import RequestError
 from parallm_openai.text.tokenizer import Tokenizer
+from parallm_openai.text.workers import Inline, run_inline
 
-Prompt = str | Sequence[int]
+__all__ = ["LLM", "ChatResult", "GenerationResult", "RequestError", "SamplingParams", "ToolCall"]
 
-__all__ = ["LLM", "GenerationResult", "SamplingParams"]
+Conversation = Sequence[Message]
+"""Messages as OpenAI's clients write them: `{"role": "user", "content": "Hello"}` and so on."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,62 @@ class GenerationResult:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class ChatResult:
+    """The answer to one conversation. `finish_reason` is `stop`, `length`, or `tool_calls` if there are any."""
+
+    content: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    prompt_tokens: int
+    drafted: int
+    accepted: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    context_length: int
+    engine: Engine
+
+    @property
+    def capacity(self) -> int:
+        return self.engine.capacity
+
+
+class _Sequence:
+    """One sequence and its answer as it grows."""
+
+    def __init__(self, request: Request, processor: OutputProcessor) -> None:
+        self.request = request
+        self.processor = processor
+        self.answer = Answer()
+        self.tokens: list[int] = []
+
+    @property
+    def finish_reason(self) -> str:
+        finish = self.answer.finish
+        if finish is None:
+            return ""
+        return "tool_calls" if finish.called and finish.reason is FinishReason.STOP else str(finish.reason)
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The fields that results of all kinds have."""
+        counts = self.processor.counts
+        return {
+            "token_ids": tuple(self.tokens),
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": len(self.request.prompt),
+            "drafted": counts.drafted,
+            "accepted": counts.accepted,
+        }
 
 
 class LLM:
@@ -75,64 +140,118 @@ class LLM:
     ) -> list[GenerationResult]:
         """Continue every prompt (text or token ids), batched; the results are in the prompts' order.
 
-        Raises ValueError for a prompt that is empty, too long or has an unknown id, before
-        anything starts, and GenerationError where the engine fails.
+        Raises RequestError, which is a ValueError, for a prompt that is empty, too long or has an unknown id, before
+        anything starts. Raises GenerationError if the engine fails.
         """
         listed = _as_list(prompts)
-        params = _as_params(sampling_params, len(listed))
-        requests = [Request(self._tokens(prompt), each) for prompt, each in zip(listed, params, strict=True)]
-        readers = {request.id: Reader(self.tokenizer, stop) for request in requests}
-        pieces: dict[int, list[str]] = {request.id: [] for request in requests}
-        tokens: dict[int, list[int]] = {request.id: [] for request in requests}
-        reasons: dict[int, FinishReason] = {}
-        for request in requests:
-            self._engine.submit(request)
-        with tqdm(total=len(requests), desc="Generating", unit="prompt", disable=not use_tqdm) as progress:
-            while len(reasons) < len(requests):
-                for output in self._outputs.get():
-                    identity = output.request_id
-                    if identity in reasons or identity not in readers:
-                        continue
-                    try:
-                        delta = readers[identity].read(output)
-                    except GenerationError:
-                        self._abandon(requests, reasons)
-                        raise
-                    pieces[identity].append(delta.text)
-                    tokens[identity] += delta.tokens
-                    if delta.finish_reason is not None:
-                        reasons[identity] = delta.finish_reason
-                        self._engine.cancel(identity, delta.finish_reason)
-                        progress.update()
+        params = _one_each(sampling_params, len(listed), SamplingParams(), "prompts")
+        prepared = [self._prepared_text(prompt, each, tuple(stop)) for prompt, each in zip(listed, params, strict=True)]
+        sequences = self._run(prepared, use_tqdm)
         return [
-            GenerationResult(
-                prompt=prompt,
-                text="".join(pieces[request.id]),
-                token_ids=tuple(tokens[request.id]),
-                finish_reason=str(reasons[request.id]),
-                prompt_tokens=len(request.prompt),
-                drafted=readers[request.id].counts.drafted,
-                accepted=readers[request.id].counts.accepted,
-            )
-            for prompt, request in zip(listed, requests, strict=True)
+            GenerationResult(prompt=prompt, text=sequence.answer.content, **sequence.counts)
+            for prompt, sequence in zip(listed, sequences, strict=True)
         ]
 
-    def _abandon(self, requests: Sequence[Request], reasons: dict[int, FinishReason]) -> None:
-        for request in requests:
-            if request.id not in reasons:
-                self._engine.cancel(request.id)
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Tool] = (),
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
+        json_schema: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+        reasoning_effort: str | None = None,
+        thinking_budget: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool | None = None,
+        stop: Sequence[str] = (),
+        use_tqdm: bool = False,
+    ) -> list[ChatResult]:
+        """Answer one conversation or several, batched; the results are in the order of the conversations.
 
-    def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        if not tokens:
-            raise ValueError("a prompt must not be empty")
-        if unknown := self.tokenizer.unknown_ids(tokens):
-            raise ValueError(f"{unknown[0]} is not a token id of this model")
-        if len(tokens) >= self.model.context_length:
-            raise ValueError(
-                f"a prompt of {len(tokens)} tokens leaves no room in a context of {self.model.context_length}"
+        Messages and `tools` are as OpenAI's clients write them. `tool_choice` is "auto", "none", "required" or a
+        tool's name. An answer that calls no tool follows `json_schema`, `regex` or `grammar` (Lark), of which there
+        may be one. Without sampling parameters an answer may be as long as the context allows.
+
+        Raises RequestError, which is a ValueError, before anything starts, and GenerationError if the engine fails.
+        """
+        wanted = {"json_schema": json_schema, "regex": regex, "lark": grammar}
+        description = ChatDescription(
+            messages=(),
+            tools=tools,
+            tool_choice=_tool_choice(tool_choice),
+            parallel_tool_calls=parallel_tool_calls,
+            formats=tuple(_format(kind, value) for kind, value in wanted.items() if value is not None),
+            reasoning_effort=reasoning_effort,
+            thinking_budget=thinking_budget,
+            chat_template_kwargs=chat_template_kwargs or {},
+            continue_final_message=continue_final_message,
+            stops=tuple(stop),
+        )
+        conversations = _as_conversations(messages)
+        params = _one_each(sampling_params, len(conversations), SamplingParams(max_tokens=None), "conversations")
+        prepared = [
+            run_inline(self._preparer.chat(replace(description, messages=each, **_lengths(own))))
+            for each, own in zip(conversations, params, strict=True)
+        ]
+        return [
+            ChatResult(
+                content=sequence.answer.content,
+                reasoning=sequence.answer.reasoning,
+                tool_calls=sequence.answer.calls,
+                **sequence.counts,
             )
-        return tuple(tokens)
+            for sequence in self._run(prepared, use_tqdm)
+        ]
+
+    def _prepared_text(self, prompt: Prompt, params: SamplingParams, stops: tuple[str, ...]) -> Prepared:
+        text = prompt if isinstance(prompt, str) else [index(token) for token in prompt]
+        description = TextDescription(prompts=[text], stops=stops, empty_is_start=False, **_lengths(params))
+        [prepared] = run_inline(self._preparer.text(description))
+        if isinstance(prepared, RequestError):
+            raise prepared
+        return prepared
+
+    def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[_Sequence]:
+        """Generate from all that is prepared, a choice each, to the end."""
+        sequences = [_Sequence(each.requests()[0], each.processor()) for each in prepared]
+        unfinished = {sequence.request.id: sequence for sequence in sequences}
+        for sequence in sequences:
+            self._engine.submit(sequence.request)
+        try:
+            with tqdm(total=len(sequences), desc="Generating", unit="prompt", disable=not use_tqdm) as progress:
+                while unfinished:
+                    for output in self._outputs.get():
+                        self._take(output, unfinished)
+                    progress.update(len(sequences) - len(unfinished) - progress.n)
+        finally:
+            for identity in unfinished:
+                self._engine.cancel(identity)
+        return sequences
+
+    def _take(self, output: Output, unfinished: dict[int, _Sequence]) -> None:
+        sequence = unfinished.get(output.request_id)
+        if sequence is None:
+            return
+        delta = sequence.processor.process(output)
+        sequence.answer.add(delta.events)
+        sequence.tokens += delta.tokens
+        if delta.finish_reason is not None:
+            # A stop string or a completed call ends the sequence before the engine knows of it.
+            self._engine.cancel(output.request_id, delta.finish_reason)
+            del unfinished[output.request_id]
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return self.tokenizer.grammars(self.model.eos_token_ids)
+
+    @cached_property
+    def _preparer(self) -> Preparer:
+        limits = _Limits(self.model.context_length, self._engine)
+        return Preparer(self.tokenizer, self._grammars, self.model.eos_token_ids, limits, Inline())
 
     def stats(self) -> dict[str, Any]:
         """The engine's numbers, as `/v1/stats` gives them."""
@@ -141,6 +260,8 @@ class LLM:
     def close(self) -> None:
         """End the engine's thread; running requests are cancelled."""
         self._engine.stop()
+        if "_grammars" in self.__dict__:
+            self._grammars.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -159,9 +280,40 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
-def _as_params(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+def _as_conversations(messages: Conversation | Sequence[Conversation]) -> list[Conversation]:
+    if messages and isinstance(messages[0], Mapping):
+        return [messages]  # type: ignore[list-item]
+    return list(messages)  # type: ignore[arg-type]
+
+
+def _one_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int, default: SamplingParams, what: str
+) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
+        return [params or default] * count
     if len(params) != count:
-        raise ValueError(f"{len(params)} sampling parameters for {count} prompts")
+        raise ValueError(f"{len(params)} sampling parameters for {count} {what}")
     return list(params)
+
+
+def _lengths(params: SamplingParams) -> dict[str, Any]:
+    """The parameters as a description has them: their `max_tokens` gives way to the context."""
+    return {"sampling": replace(params, max_tokens=None), "default_max_tokens": params.max_tokens}
+
+
+def _tool_choice(choice: str) -> ToolChoice:
+    match choice:
+        case "auto" | "none" | "required" as mode:
+            return ToolChoice(mode)
+        case name:
+            return ToolChoice("named", (name,))
+
+
+def _format(kind: str, value: Any) -> AnswerFormat:
+    match kind:
+        case "json_schema":
+            return AnswerFormat("json_schema", value, "json_schema")
+        case "regex":
+            return AnswerFormat("regex", value, "regex")
+        case _:
+            return AnswerFormat("lark", value, "grammar")

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from parallm_openai.engine.request import SamplingParams
-from parallm_openai.llm import LLM, GenerationResult, Prompt
+from parallm_openai.llm import LLM, GenerationResult
+from parallm_openai.text.description import Prompt
 
 __all__ = ["SpeculativeConfig", "SpeculativeDecodingEngine"]
 
 
 @dataclass(frozen=True)
 class SpeculativeConfig:
-    """Which models, and how far to draft at most. Without a draft model, drafts are looked up in the text itself."""
+    """Which models, and how many tokens to draft at most. Without a draft model, drafts are copied from the text."""
 
     target_model_path: str | Path
     draft_model_path: str | Path | None = None

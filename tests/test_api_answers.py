@@ -21,7 +21,7 @@ from support.servers import RunningServer, running_server
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from parallm_openai.models.loading import LoadedModel, load
-from parallm_openai.text.harmony import MARKS
+from parallm_openai.text.reasoning.harmony import MARKS
 
 GPT_OSS = """
 {%- for message in messages -%}

@@ -19,8 +19,8 @@ from support.servers import RunningServer, demo_target, running_server
 from parallm_openai.api.chat_answer import ChatChoice
 from parallm_openai.engine.request import FinishReason
 from parallm_openai.settings import ServerSettings
-from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
-from parallm_openai.text.generation import TextDelta
+from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
+from parallm_openai.text.output import OutputDelta
 
 WEATHER = function(
     "get_weather",
@@ -51,9 +51,12 @@ def with_template(template: str) -> Any:
 
 def answered(tokenizer: Any, messages: list[dict[str, Any]], *events: Event) -> dict[str, Any]:
     """This server's own message for an answer that said so."""
-    server: Any = None
-    choice = ChatChoice(server, tokenizer.call_ids(messages), logprobs=False, legacy=False)
-    choice.read(TextDelta(events, finish_reason=FinishReason.STOP))
+    ids = tokenizer.call_ids(messages)
+    named = [
+        replace(each, id=ids.new(each.index, each.name)) if isinstance(each, CallStart) else each for each in events
+    ]
+    choice = ChatChoice(tokenizer, logprobs=False, legacy=False)
+    choice.read(OutputDelta((*named, Finish(FinishReason.STOP))))
     return choice.message()
 
 

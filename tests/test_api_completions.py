@@ -14,7 +14,7 @@ from parallm_openai.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(demo_target().tokenizer, demo_target().vocab_size)
 EOS = min(demo_target().eos_token_ids)
-ENDS = {TOKENIZER.token_text(token) for token in demo_target().eos_token_ids}
+ENDS = {TOKENIZER.token_bytes(token).decode() for token in demo_target().eos_token_ids}
 CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 

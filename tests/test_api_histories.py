@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.servers import RunningServer
 
-from parallm_openai.api.streaming import frame
+from parallm_openai.api.sse import json_chunk
 
 WEATHER = {
     "type": "function",
@@ -95,7 +95,7 @@ def test_an_answer_beside_tools_follows_guided_json_as_it_would_a_format(server:
 
 def test_no_client_can_take_text_for_the_end_of_a_line() -> None:
     text = "a\u0085b\u2028c\u2029d\u00e9"
-    data = frame({"text": text})["data"]
+    data = json_chunk({"text": text})["data"]
     assert len(data.splitlines()) == 1
     assert json.loads(data) == {"text": text}
     assert "\u00e9" in data

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 from support.servers import RunningServer, demo_target
 
-from parallm_openai.text.grammar_compiler import Grammars
+from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.tokenizer import Tokenizer
+from parallm_openai.text.tools.call_grammar import free_calls
 from parallm_openai.text.tools.families import FORMATS
-from parallm_openai.text.tools.grammar import free_calls
 
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
 NUMBER = {"type": "object", "properties": {"n": DIGIT}, "required": ["n"]}

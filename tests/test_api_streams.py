@@ -7,14 +7,14 @@ import json
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from support.servers import RunningServer, running_server
 
-from parallm_openai.api.streaming import within
+from parallm_openai.api.sse import DONE, Chunk, EventSource, until
 from parallm_openai.settings import ServerSettings
 
 STORY: dict[str, Any] = {"model": "parallm-demo", "prompt": "Once upon a time", "ignore_eos": True}
@@ -149,7 +149,7 @@ async def test_time_runs_out_for_a_stream_that_has_nothing_to_say_too() -> None:
         finally:
             ended = True
 
-    timed = within(silent(), 0.05)
+    timed = until(asyncio.get_running_loop().time() + 0.05, silent())
     assert await anext(timed) == 1
     with pytest.raises(TimeoutError):
         await anext(timed)
@@ -170,3 +170,25 @@ def test_stopping_the_server_lets_streams_finish() -> None:
         stopping.join(20)
         assert not stopping.is_alive()
     assert any("[DONE]" in line for line in rest)
+
+
+async def test_a_stream_that_is_cut_off_before_it_began_leaves_its_owner() -> None:
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def owner() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            left.set()
+
+    async def chunks() -> AsyncIterator[Chunk]:
+        yield DONE
+
+    async def gone(*message: object) -> Any:
+        raise OSError("the client has gone")
+
+    response = EventSource(chunks(), ServerSettings(), owner())
+    with pytest.raises((OSError, ExceptionGroup)):
+        await response({"type": "http", "method": "POST"}, gone, gone)
+    assert left.is_set()

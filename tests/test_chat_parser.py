@@ -16,8 +16,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.events import CallArguments, CallStart
-from parallm_openai.text.harmony import MARKS
-from parallm_openai.text.reasoning import THINKING, Beginning, Marks, answer_marks, thinking_marks
+from parallm_openai.text.reasoning.harmony import MARKS
+from parallm_openai.text.reasoning.splitter import THINKING, Beginning, Marks, answer_marks, thinking_marks
 from parallm_openai.text.tokenizer import Tokenizer
 from parallm_openai.text.tools.families import FORMATS
 

@@ -250,7 +250,7 @@ def test_generate_exits_cleanly_as_a_process() -> None:
     [
         ([], 2, "give a prompt, or --prompts-file"),
         ([""], 2, "must not be empty"),
-        (["x" * 40_000], 2, "leaves no room"),
+        (["x" * 40_000], 2, "maximum context length"),
         (["--prompts-file", "/no/such/file"], 2, "/no/such/file"),
         (["--model", "/no/such/model", "x"], 1, "there is no model folder"),
     ],

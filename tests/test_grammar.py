@@ -16,8 +16,8 @@ from support.servers import RunningServer, demo_target
 
 from parallm_openai.engine import row
 from parallm_openai.engine.constraint import mask_words
-from parallm_openai.text.grammar import GrammarError, TokenMatcher
-from parallm_openai.text.schemas import closed
+from parallm_openai.text.grammar.token_grammar import GrammarError, TokenMatcher
+from parallm_openai.text.schema.normalize import closed
 from parallm_openai.text.tokenizer import Tokenizer
 
 TARGET = demo_target()

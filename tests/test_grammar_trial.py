@@ -12,9 +12,9 @@ import psutil
 import pytest
 from support.servers import demo_target
 
-from parallm_openai.text.grammar import GrammarBusyError, GrammarError
-from parallm_openai.text.grammar_compiler import TRIAL_PARSER, Grammars
-from parallm_openai.text.grammar_trial import TooSlowError, TrialLimits
+from parallm_openai.text.grammar.compiler import TRIAL_PARSER, Grammars
+from parallm_openai.text.grammar.token_grammar import GrammarBusyError, GrammarError
+from parallm_openai.text.grammar.trial import TooSlowError, TrialLimits
 from parallm_openai.text.tokenizer import Tokenizer
 
 TARGET = demo_target()

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from support.servers import demo_target
 
-from parallm_openai.text.schema_walk import copied
-from parallm_openai.text.schema_wording import FORMATS, reword
-from parallm_openai.text.schemas import SchemaError, closed, schema_text
+from parallm_openai.text.schema.normalize import SchemaError, closed, schema_text
+from parallm_openai.text.schema.walk import copied
+from parallm_openai.text.schema.wording import FORMATS, reword
 
 TOKENS = LLTokenizer(demo_target().tokenizer.backend_tokenizer.to_str())
 NAMES = ["a", "b", "c"]

@@ -158,7 +158,7 @@ def test_a_thread_that_is_busy_does_not_hold_up_the_end(serve: Callable[..., Ser
     program.write_text(
         "import os, sys, time\n"
         "from parallm_openai import cli\n"
-        "from parallm_openai.text.grammar_compiler import Grammars\n"
+        "from parallm_openai.text.grammar.compiler import Grammars\n"
         "Grammars.regex = lambda *_: (print('compiling', flush=True), time.sleep(600))\n"
         # A pool of five threads, so that all of it is busy.
         "os.cpu_count = os.process_cpu_count = lambda: 1\n"

@@ -10,9 +10,9 @@ from support.servers import demo_target
 
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
-from parallm_openai.text.generation import Reader
-from parallm_openai.text.reasoning import Beginning
-from parallm_openai.text.stop import StopMatcher
+from parallm_openai.text.output import OutputProcessor
+from parallm_openai.text.reasoning.splitter import Beginning
+from parallm_openai.text.stop_condition import StopMatcher
 from parallm_openai.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(demo_target().tokenizer, demo_target().vocab_size)
@@ -43,7 +43,9 @@ def test_the_pieces_joined_are_the_text_and_none_holds_half_a_character(text: st
 @given(st.lists(st.integers(0, 2047), max_size=30))
 def test_any_tokens_decode_to_what_their_bytes_say(tokens: list[int]) -> None:
     visible = [
-        token for token in tokens if TOKENIZER.token_text(token) not in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+        token
+        for token in tokens
+        if TOKENIZER.token_bytes(token) not in (b"<|endoftext|>", b"<|im_start|>", b"<|im_end|>")
     ]
     raw = b"".join(map(TOKENIZER.token_bytes, visible))
     assert TOKENIZER.decode(tokens) == raw.decode("utf-8", "replace")
@@ -85,7 +87,9 @@ def test_a_long_stop_string_takes_no_longer_for_text_that_nearly_is_one() -> Non
     assert matcher.matched == "a" * 30_000 + "b"
 
 
-def read_all(reader: Reader, tokens: list[int], luck: random.Random) -> tuple[list[Event], int, FinishReason | None]:
+def read_all(
+    processor: OutputProcessor, tokens: list[int], luck: random.Random
+) -> tuple[list[Event], int, FinishReason | None]:
     """The events of tokens that come in runs of random size, how many of them were read, and the reason to stop."""
     events: list[Event] = []
     read, reason = 0, None
@@ -93,10 +97,10 @@ def read_all(reader: Reader, tokens: list[int], luck: random.Random) -> tuple[li
         size = luck.randrange(1, 6)
         run, tokens = tokens[:size], tokens[size:]
         scored = tuple(TokenLogprob(token, -1.0) for token in run)
-        delta = reader.read(Output(0, tuple(run), scored, finish_reason=None if tokens else FinishReason.LENGTH))
+        delta = processor.process(Output(0, tuple(run), scored, finish_reason=None if tokens else FinishReason.LENGTH))
         assert [entry.token for entry in delta.logprobs] == list(delta.tokens)
         events, read, reason = [*events, *delta.events], read + len(delta.tokens), delta.finish_reason
-    assert reader.counts.completion == read
+    assert processor.counts.completion == read
     return events, read, reason
 
 
@@ -135,11 +139,11 @@ def test_stop_strings_end_the_content_and_nothing_else(
     tokens = TOKENIZER.encode(text, special=False)
     format = TOKENIZER.chat_format
 
-    def reader(stops: list[str]) -> Reader:
-        return Reader(TOKENIZER, stops, format.marks, format.parser(beginning, [WEATHER]))
+    def new_processor(stops: list[str]) -> OutputProcessor:
+        return OutputProcessor(TOKENIZER, stops, format.marks, format.parser(beginning, [WEATHER]))
 
-    plain, _, _ = read_all(reader([]), tokens, luck)
-    events, read, reason = read_all(reader(stops), tokens, luck)
+    plain, _, _ = read_all(new_processor([]), tokens, luck)
+    events, read, reason = read_all(new_processor(stops), tokens, luck)
     ends = [by_the_book(stretch, stops) for stretch in stretches(plain)]
     cut_at = next((at for at, (_, stop) in enumerate(ends) if stop is not None), None)
     assert reason is (None if not tokens else FinishReason.LENGTH if cut_at is None else FinishReason.STOP)
@@ -151,27 +155,25 @@ def test_stop_strings_end_the_content_and_nothing_else(
     assert "".join(stretches(events)) == "".join(stretch for stretch, _ in ends[: cut_at + 1])
     assert all(whole.startswith(part) for whole, part in zip(others(plain), others(events), strict=True))
     # Not one token more was read than shows the match.
-    again = reader(stops)
-    assert all(again.read(Output(0, (token,))).finish_reason is None for token in tokens[: read - 1])
+    again = new_processor(stops)
+    assert all(again.process(Output(0, (token,))).finish_reason is None for token in tokens[: read - 1])
 
 
 @settings(max_examples=100)
 @given(text=anything, stop=st.text("e a", min_size=1, max_size=3), luck=st.randoms())
-def test_a_reader_counts_the_tokens_up_to_the_one_that_completed_a_stop_string(
-    text: str, stop: str, luck: random.Random
-) -> None:
+def test_tokens_count_up_to_the_one_that_completed_a_stop_string(text: str, stop: str, luck: random.Random) -> None:
     tokens = TOKENIZER.encode(text, special=False)
-    reader = Reader(TOKENIZER, [stop])
+    processor = OutputProcessor(TOKENIZER, [stop])
     out, kept, reason = "", 0, None
     while tokens and reason is None:
         size = luck.randrange(1, 6)
         run, tokens = tokens[:size], tokens[size:]
         scored = tuple(TokenLogprob(token, -1.0) for token in run)
-        delta = reader.read(Output(0, tuple(run), scored, finish_reason=None if tokens else FinishReason.LENGTH))
+        delta = processor.process(Output(0, tuple(run), scored, finish_reason=None if tokens else FinishReason.LENGTH))
         out, kept, reason = out + delta.text, kept + len(delta.tokens), delta.finish_reason
         assert len(delta.logprobs) == len(delta.tokens)
     assert stop not in out
-    assert reader.counts.completion == kept
+    assert processor.counts.completion == kept
     if "<|" not in text:
         assert out == text.partition(stop)[0]
         assert reason is None or (reason is FinishReason.STOP) == (stop in text)
@@ -184,8 +186,8 @@ def test_an_answer_that_may_call_once_ends_at_the_calls_last_token_however_many_
     call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}'
     format = TOKENIZER.chat_format
     parser = format.parser(Beginning.FRESH, [WEATHER], once=True)
-    reader = Reader(TOKENIZER, ["Paris"], format.marks, parser)
-    events, read, reason = read_all(reader, TOKENIZER.encode(call + after, special=True), luck)
+    processor = OutputProcessor(TOKENIZER, ["Paris"], format.marks, parser)
+    events, read, reason = read_all(processor, TOKENIZER.encode(call + after, special=True), luck)
     assert reason is FinishReason.STOP
     assert others(events) == ("", 'get_weather{"city": "Paris"}')
     assert stretches(events) == [""]

@@ -12,7 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.events import CallArguments, CallStart
-from parallm_openai.text.reasoning import Beginning
+from parallm_openai.text.reasoning.splitter import Beginning
 from parallm_openai.text.tools.families import FORMATS, detect
 
 FAMILIES = {

@@ -10,44 +10,51 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import Response
 
 from parallm_openai import __version__
-from parallm_openai.api import chat, completions, errors, models, native, responses, tokens
+from parallm_openai.api import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    errors,
+    health,
+    models,
+    native,
+    responses,
+    tokenize,
+)
 from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders
-from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.route import Bodies, ClientGone
-from parallm_openai.api.server import Server
 from parallm_openai.api.serving import InFlight, Interruptible
+from parallm_openai.api.state import AppState
 from parallm_openai.api.visitors import Cors, Gate, Visitors
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
-from parallm_openai.text.tokenizer import Tokenizer
 
-# So many bodies of the largest size may be worked on at the same time.
+# As many bodies of the largest size may be in memory at the same time.
 BODIES_HELD = 16
 
 
 def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> FastAPI:
     """All routes on one engine; the app shuts the engine down with itself."""
+    state = AppState.of(engine, model, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        grammars.close()
+        state.grammars.close()
         await engine.shutdown(settings.graceful_timeout)
 
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)
-    tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
-    grammars = tokenizer.grammars(model.eos_token_ids)
-    responses_kept = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
     app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)
-    app.state.server = Server(engine, model, tokenizer, settings, grammars, responses_kept)
-    for module in (completions, chat, responses, tokens, models, native):
+    app.state.shared = state
+    for module in (completions, chat, responses, embeddings, tokenize, models, health, native, admin):
         app.include_router(module.router)
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)
     app.state.in_flight = InFlight()
     visitors = Visitors(settings.cors_origins, settings.allowed_hosts)
-    # The last one added is the outermost. Pages can read only the errors that arise within CORS.
+    # The last one added is the outermost. Pages can read only errors that arise inside CORS.
     app.add_middleware(Failures)
     app.add_middleware(Body, limit=settings.max_body_size, timeout=settings.body_timeout)
     app.add_middleware(Keys, keys=settings.api_keys, admin_keys=settings.admin_keys)

@@ -1,4 +1,4 @@
-"""The one place that all bodies pass: JSON that is text, numbers and bounded nesting, or a 400 that names the field."""
+"""Parses every JSON body within limits of size and depth; the error of a bad one names the field at fault."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic_core import from_json
 
 from parallm_openai.api import errors
 
-# Reading more values than this would hold up every other client; the longest prompts of token ids are within it.
+# Reading more values would delay every other client. The longest prompts of token ids have fewer.
 MAX_VALUES = 400_000
 FAR = 65_536
-# No route knows as many fields.
+# No route has as many fields.
 MAX_FIELDS = 256
-# The parser's own limit, for the message.
+# The parser's own limit, which the error states.
 MAX_DEPTH = 200
 
 _PLACE = re.compile(r" at line (\d+) column (\d+)$")
@@ -35,9 +35,9 @@ _REASONS = {
 
 
 def parse(raw: bytes) -> Any:
-    """The value of a JSON body. Raises ApiError, with the top-level field in which the fault lies."""
+    """The value of a JSON body. Raises ApiError naming the top-level field that is at fault."""
     if raw.count(b",") >= MAX_VALUES:
-        # What so many bytes into the body is long, as a rule.
+        # The field that holds this byte is most likely the long one.
         param = _field_at(raw, FAR)
         raise errors.invalid(f"The body holds more than {MAX_VALUES} values.", param, "request_too_large")
     try:
@@ -45,7 +45,7 @@ def parse(raw: bytes) -> Any:
     except ValueError as error:
         raise _fault(raw, str(error)) from error
     if isinstance(value, dict) and len(value) > MAX_FIELDS:
-        # Each would be an error of its own.
+        # Each field would be an error of its own.
         raise errors.invalid(f"The body has {len(value)} fields.", code="request_too_large")
     if _HUGE.search(raw) and (path := _infinite(value)) is not None:
         param = str(path[0])[: errors.LONGEST_KEY] if path and isinstance(path[0], str) else None
@@ -54,7 +54,7 @@ def parse(raw: bytes) -> Any:
 
 
 def _fault(raw: bytes, message: str) -> errors.ApiError:
-    """The parser's error in plain words, with the field in which it met it."""
+    """The parser's error in plain words, with the field in which it occurred."""
     place = _PLACE.search(message)
     reason, at = (message[: place.start()], _offset(raw, int(place[1]), int(place[2]))) if place else (message, 0)
     param = _field_at(raw, at) if place else None

@@ -1,98 +1,82 @@
-"""A chat answer in OpenAI's shapes: the deltas of a stream, and whole messages."""
+"""A chat answer in OpenAI's shapes: the chunks of a stream, and whole messages."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
+from parallm_openai.api.answer_head import AnswerHead, chat_finish_reason, usage
+from parallm_openai.api.chat_description import is_legacy
 from parallm_openai.api.logprobs import chat_content
-from parallm_openai.api.server import Answer, Server, usage
-from parallm_openai.api.streaming import frame, merged
-from parallm_openai.engine.request import FinishReason
-from parallm_openai.text.call_ids import CallIds
-from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
-from parallm_openai.text.generation import Generation, TextDelta
-
-
-@dataclass
-class _Call:
-    name: str
-    id: str
-    arguments: list[str] = field(default_factory=list)
+from parallm_openai.api.running import RunningResponse
+from parallm_openai.api.schemas.chat import ChatRequest
+from parallm_openai.api.sse import Chunk, json_chunk
+from parallm_openai.text.answer import Answer
+from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
+from parallm_openai.text.output import OutputDelta
+from parallm_openai.text.tokenizer import Tokenizer
 
 
 class ChatChoice:
     """One choice as it grows. `legacy` answers with `function_call`."""
 
-    def __init__(self, server: Server, ids: CallIds, *, logprobs: bool, legacy: bool) -> None:
-        self._server = server
-        self._ids = ids
+    def __init__(self, tokenizer: Tokenizer, *, logprobs: bool, legacy: bool) -> None:
+        self._tokenizer = tokenizer
         self._with_logprobs = logprobs
         self._legacy = legacy
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: list[_Call] = []
-        self._scored: list[dict[str, Any]] = []
-        self._finish_reason: FinishReason | None = None
+        self._answer = Answer()
+        self._logprobs: list[dict[str, Any]] = []
 
-    def read(self, delta: TextDelta) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    def read(self, delta: OutputDelta) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         """The deltas in OpenAI's shape, and the log-probabilities that come with the first of them."""
-        self._finish_reason = delta.finish_reason
-        scored = chat_content(delta.logprobs, self._server.tokenizer) if self._with_logprobs else []
-        self._scored += scored
-        deltas = [self._shaped(event) for event in delta.events]
-        if scored and not deltas:
+        self._answer.add(delta.events)
+        logprobs = chat_content(delta.logprobs, self._tokenizer) if self._with_logprobs else []
+        self._logprobs += logprobs
+        deltas = [self._shaped(event) for event in delta.events if not isinstance(event, Finish)]
+        if logprobs and not deltas:
             deltas = [{"content": ""}]
-        return deltas, {"content": scored, "refusal": None} if scored else None
+        return deltas, {"content": logprobs, "refusal": None} if logprobs else None
 
     def _shaped(self, event: Event) -> dict[str, Any]:
         match event:
             case Reasoning(text):
-                self._reasoning.append(text)
                 return {"reasoning_content": text, "reasoning": text}
             case Content(text):
-                self._content.append(text)
                 return {"content": text}
-            case CallStart(index, name):
-                self._calls.append(_Call(name, self._ids.new(index, name)))
-                return self._call_delta(index, start=True)
+            case CallStart(index, name, id):
+                head = {"id": id, "type": "function"}
+                return self._call_delta(index, {"name": name, "arguments": ""}, head)
             case CallArguments(index, text):
-                self._calls[index].arguments.append(text)
-                return self._call_delta(index, text)
+                return self._call_delta(index, {"arguments": text}, {})
+            case Finish():
+                return {}
 
-    def _call_delta(self, index: int, arguments: str = "", start: bool = False) -> dict[str, Any]:
-        call = self._calls[index]
-        function = {"name": call.name, "arguments": arguments} if start else {"arguments": arguments}
+    def _call_delta(self, index: int, function: dict[str, str], head: dict[str, str]) -> dict[str, Any]:
         if self._legacy:
             return {"function_call": function}
-        head = {"id": call.id, "type": "function"} if start else {}
         return {"tool_calls": [{"index": index, **head, "function": function}]}
 
     @property
     def finish_reason(self) -> str | None:
-        if self._calls and self._finish_reason is FinishReason.STOP:
-            return "function_call" if self._legacy else "tool_calls"
-        # A sequence that the server itself cut short, on its way down, ended before its time.
-        return "length" if self._finish_reason is FinishReason.CANCELLED else self._finish_reason
+        return chat_finish_reason(self._answer.finish, legacy=self._legacy)
 
     def message(self) -> dict[str, Any]:
-        content = "".join(self._content)
+        content, reasoning, calls = self._answer.content, self._answer.reasoning, self._answer.calls
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": content if content or not self._calls else None,
+            "content": content if content or not calls else None,
             "refusal": None,
             "annotations": [],
         }
-        if self._reasoning:
-            message["reasoning_content"] = message["reasoning"] = "".join(self._reasoning)
-        functions = [{"name": call.name, "arguments": "".join(call.arguments)} for call in self._calls]
+        if reasoning:
+            message["reasoning_content"] = message["reasoning"] = reasoning
+        functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
         if functions and self._legacy:
             message["function_call"] = functions[0]
         elif functions:
             message["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": function}
-                for call, function in zip(self._calls, functions, strict=True)
+                for call, function in zip(calls, functions, strict=True)
             ]
         return message
 
@@ -100,39 +84,51 @@ class ChatChoice:
         return {
             "index": index,
             "message": self.message(),
-            "logprobs": {"content": self._scored, "refusal": None} if self._with_logprobs else None,
+            "logprobs": {"content": self._logprobs, "refusal": None} if self._with_logprobs else None,
             "finish_reason": self.finish_reason,
         }
 
 
-async def frames(
-    answer: Answer, generations: Sequence[Generation], choices: Sequence[ChatChoice], counted: bool
-) -> AsyncIterator[dict[str, str]]:
-    """OpenAI's order for each choice: the role, what it says, the reason; then the usage where asked for."""
-    more: dict[str, object] = {"usage": None} if counted else {}
+class ChatAnswer:
+    """The answer to one request, with all of its choices."""
 
-    def chunk(
-        index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
-    ) -> dict[str, str]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return frame(answer.body([choice], **more))
+    def __init__(self, body: ChatRequest, running: RunningResponse, tokenizer: Tokenizer) -> None:
+        self._running = running
+        self._head = AnswerHead.new("chat.completion", "chatcmpl", body.model)
+        self._counted = body.stream_options is not None and bool(body.stream_options.include_usage)
+        logprobs, legacy = bool(body.logprobs), is_legacy(body)
+        self._choices = [ChatChoice(tokenizer, logprobs=logprobs, legacy=legacy) for _ in running.generations]
 
-    for index in range(len(generations)):
-        yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
-    async for index, delta in merged(generations):
-        choice = choices[index]
-        deltas, logprobs = choice.read(delta)
-        for shaped in deltas:
-            yield chunk(index, shaped, logprobs)
-            logprobs = None
-        if delta.finish_reason is not None:
-            yield chunk(index, {}, reason=choice.finish_reason)
-    if counted:
-        yield frame(answer.body([], usage=usage(generations, n=len(generations))))
+    async def stream_chunks(self) -> AsyncIterator[Chunk]:
+        """OpenAI's order for each choice: the role, what it says, the reason; at the end the usage if asked for."""
+        head = self._head.chunk()
+        more: dict[str, object] = {"usage": None} if self._counted else {}
 
+        def chunk(
+            index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
+        ) -> Chunk:
+            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+            return json_chunk(head.body([choice], **more))
 
-async def whole(answer: Answer, generations: Sequence[Generation], choices: Sequence[ChatChoice]) -> dict[str, object]:
-    async for index, delta in merged(generations):
-        choices[index].read(delta)
-    bodies = [choice.body(index) for index, choice in enumerate(choices)]
-    return answer.body(bodies, usage=usage(generations, n=len(generations)))
+        for index in range(len(self._choices)):
+            yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
+        async for index, delta in self._running.deltas():
+            choice = self._choices[index]
+            deltas, logprobs = choice.read(delta)
+            for shaped in deltas:
+                yield chunk(index, shaped, logprobs)
+                logprobs = None
+            if delta.finish_reason is not None:
+                yield chunk(index, {}, reason=choice.finish_reason)
+        if self._counted:
+            yield json_chunk(head.body([], usage=self._usage()))
+
+    async def collect(self) -> dict[str, object]:
+        """The answer as a whole."""
+        async for index, delta in self._running.deltas():
+            self._choices[index].read(delta)
+        bodies = [choice.body(index) for index, choice in enumerate(self._choices)]
+        return self._head.body(bodies, usage=self._usage())
+
+    def _usage(self) -> dict[str, object]:
+        return usage(self._running.generations, n=len(self._choices))

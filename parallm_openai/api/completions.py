@@ -10,14 +10,18 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from parallm_openai.api import errors
-from parallm_openai.api.grammar import grammar_field, requested_grammar
+from parallm_openai.api.answer_head import AnswerHead, finish_reason, usage
+from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.logprobs import CompletionLogprobs, Echo, joined
 from parallm_openai.api.route import body_router
-from parallm_openai.api.schemas.completions import CompletionRequest, Prompt
-from parallm_openai.api.server import Answer, Server, server_of, usage
-from parallm_openai.api.streaming import STREAMED, collected, event_stream, frame, merged
-from parallm_openai.engine.request import FinishReason, SamplingParams
-from parallm_openai.text.generation import Generation, TextDelta
+from parallm_openai.api.running import RunningResponse, start_texts
+from parallm_openai.api.schemas.completions import CompletionRequest
+from parallm_openai.api.sse import STREAMED, Chunk, json_chunk
+from parallm_openai.api.state import state_of
+from parallm_openai.text.description import TextDescription
+from parallm_openai.text.generation import Generation
+from parallm_openai.text.output import OutputDelta
+from parallm_openai.text.tokenizer import Tokenizer
 
 router = body_router()
 
@@ -27,19 +31,16 @@ DEFAULT_MAX_TOKENS = 16
 @router.post("/v1/completions", tags=["OpenAI"], responses=STREAMED)
 async def create_completion(body: CompletionRequest, request: HttpRequest) -> Response:
     """Continue one or more prompts."""
-    server = server_of(request)
-    server.check_model(body.model)
+    state = state_of(request)
+    state.check_model(body.model)
     _check(body)
-    generations = server.open(
-        await _sequences(server, body), body.stops(), salt=server.owner(request), grammar_field=grammar_field(body)
-    )
-    answer = Answer.new("text_completion", "cmpl", body.model)
-    choices = [_Choice(index, body, server) for index in range(len(generations))]
+    running = await start_texts(request, _description(body, state.owner(request)), _names(body))
+    choices = [_Choice(index, body, state.tokenizer) for index in range(len(running.generations))]
+    head = AnswerHead.new("text_completion", "cmpl", body.model)
     if body.stream:
-        frames = _frames(answer, body, generations, choices)
-        return event_stream(frames, generations, server.settings)
-    work = _whole(answer, body, generations, choices)
-    return JSONResponse(await collected(work, generations))
+        return running.stream(_stream_chunks(head, body, running, choices))
+    async with running:
+        return JSONResponse(await _collect(head, body, running, choices))
 
 
 def _check(body: CompletionRequest) -> None:
@@ -56,43 +57,26 @@ def _check(body: CompletionRequest) -> None:
         raise errors.invalid("'max_tokens' must be at least 1 unless 'echo' is set.", "max_tokens")
 
 
-async def _sequences(server: Server, body: CompletionRequest) -> list[tuple[tuple[int, ...], SamplingParams]]:
-    """Each prompt with each of its choices' parameters; the choices of one prompt stand together."""
-    prompts = body.prompts()
-    if not prompts:
-        raise errors.invalid("'prompt' must not be an empty list.", "prompt")
-    server.check_sequences(len(prompts) * _choices(body), "prompt" if len(prompts) > 1 else "n")
-    grammar = await requested_grammar(server, body)
-    wanted = []
-    named = [(prompt, "prompt" if len(prompts) == 1 else f"prompt[{place}]") for place, prompt in enumerate(prompts)]
-    infilled = [(_infilled(server, prompt, body.suffix, param), param) for prompt, param in named]
-    for tokens in await server.tokens_of(infilled):
-        if isinstance(tokens, errors.ApiError):
-            raise tokens
-        limit = server.completion_limit(tokens, body.max_tokens, DEFAULT_MAX_TOKENS, "prompt")
-        for choice in range(_choices(body)):
-            params = body.sampling_params(
-                server.tokenizer.vocab_size,
-                max_tokens=limit,
-                logprobs=0 if body.logprobs is None and _ranks(body) else body.logprobs,
-                prompt_logprobs=body.logprobs if body.echo else None,
-                choice=choice,
-                grammar=grammar,
-            )
-            wanted.append((tokens, params))
-    return wanted
+def _description(body: CompletionRequest, salt: str) -> TextDescription:
+    """Each prompt with all of its choices, also those that are only ranked."""
+    logprobs = 0 if body.logprobs is None and _ranks(body) else body.logprobs
+    return TextDescription(
+        prompts=body.prompts(),
+        suffix=body.suffix,
+        sampling=body.sampling(
+            max_tokens=body.max_tokens, logprobs=logprobs, prompt_logprobs=body.logprobs if body.echo else None
+        ),
+        default_max_tokens=DEFAULT_MAX_TOKENS,
+        n=_choices(body),
+        stops=body.stops(),
+        formats=body.formats(),
+        salt=salt,
+    )
 
 
-def _infilled(server: Server, prompt: Prompt, suffix: str | None, param: str) -> Prompt:
-    """The prompt that asks for what stands before `suffix`."""
-    if not suffix:
-        return prompt
-    if not isinstance(prompt, str):
-        raise errors.invalid(f"With 'suffix', '{param}' must be text.", param, "invalid_type")
-    infilled = server.tokenizer.infill(prompt, suffix)
-    if infilled is None:
-        raise errors.unsupported("suffix", "cannot be used: this model has no tokens to fill in the middle with")
-    return infilled
+def _names(body: CompletionRequest) -> FieldNames:
+    single = {"prompts[0]": "prompt"} if len(body.prompts()) == 1 else {}
+    return FieldNames({"prompts": "prompt", **single})
 
 
 def _choices(body: CompletionRequest) -> int:
@@ -104,18 +88,18 @@ def _ranks(body: CompletionRequest) -> bool:
 
 
 class _Choice:
-    """What one choice needs between its deltas: the echo, still to come, and the place in its text."""
+    """One choice as it grows. Between its deltas it keeps the echo that is still to come and the place in its text."""
 
-    def __init__(self, index: int, body: CompletionRequest, server: Server) -> None:
+    def __init__(self, index: int, body: CompletionRequest, tokenizer: Tokenizer) -> None:
         self.index = index
         self._echo = bool(body.echo)
         self._scored = body.logprobs is not None
-        self._tokenizer = server.tokenizer
-        self._logprobs = CompletionLogprobs(server.tokenizer)
+        self._tokenizer = tokenizer
+        self._logprobs = CompletionLogprobs(tokenizer)
         self.score = 0.0
         self.length = 0
 
-    def read(self, delta: TextDelta, generation: Generation) -> dict[str, Any]:
+    def read(self, delta: OutputDelta, generation: Generation) -> dict[str, Any]:
         """A delta in OpenAI's shape; the first one carries the echoed prompt."""
         text, pieces = delta.text, []
         if self._echo:
@@ -133,36 +117,31 @@ class _Choice:
             "index": self.index,
             "text": text,
             "logprobs": joined(pieces) if pieces else None,
-            "finish_reason": _reason(delta.finish_reason),
+            "finish_reason": finish_reason(delta.finish_reason),
         }
 
 
-def _reason(reason: FinishReason | None) -> str | None:
-    # A sequence that the server itself cut short, on its way down, ended before its time.
-    return "length" if reason is FinishReason.CANCELLED else reason
-
-
-async def _frames(
-    answer: Answer, body: CompletionRequest, generations: Sequence[Generation], choices: Sequence[_Choice]
-) -> AsyncIterator[dict[str, str]]:
+async def _stream_chunks(
+    head: AnswerHead, body: CompletionRequest, running: RunningResponse, choices: Sequence[_Choice]
+) -> AsyncIterator[Chunk]:
     counted = body.stream_options is not None and bool(body.stream_options.include_usage)
     more: dict[str, object] = {"usage": None} if counted else {}
-    async for index, delta in merged(generations):
+    async for index, delta in running.deltas():
         if delta.text or delta.tokens or delta.finish_reason is not None:
-            yield frame(answer.body([choices[index].read(delta, generations[index])], **more))
+            yield json_chunk(head.body([choices[index].read(delta, running.generations[index])], **more))
     if counted:
-        yield frame(answer.body([], usage=usage(generations, n=_choices(body))))
+        yield json_chunk(head.body([], usage=usage(running.generations, n=_choices(body))))
 
 
-async def _whole(
-    answer: Answer, body: CompletionRequest, generations: Sequence[Generation], choices: Sequence[_Choice]
+async def _collect(
+    head: AnswerHead, body: CompletionRequest, running: RunningResponse, choices: Sequence[_Choice]
 ) -> dict[str, object]:
-    read: list[list[dict[str, Any]]] = [[] for _ in generations]
-    async for index, delta in merged(generations):
-        read[index].append(choices[index].read(delta, generations[index]))
+    read: list[list[dict[str, Any]]] = [[] for _ in choices]
+    async for index, delta in running.deltas():
+        read[index].append(choices[index].read(delta, running.generations[index]))
     chosen = _best(body, choices)
     finished = [_joined(read[choice.index], place) for place, choice in enumerate(chosen)]
-    return answer.body(finished, usage=usage(generations, n=_choices(body)))
+    return head.body(finished, usage=usage(running.generations, n=_choices(body)))
 
 
 def _best(body: CompletionRequest, choices: Sequence[_Choice]) -> list[_Choice]:
@@ -170,8 +149,8 @@ def _best(body: CompletionRequest, choices: Sequence[_Choice]) -> list[_Choice]:
     if not _ranks(body):
         return list(choices)
     group, kept = _choices(body), []
-    for start in range(0, len(choices), group):
-        ranked = sorted(choices[start : start + group], key=lambda c: -c.score / max(c.length, 1))
+    for first in range(0, len(choices), group):
+        ranked = sorted(choices[first : first + group], key=lambda c: -c.score / max(c.length, 1))
         kept += ranked[: body.n or 1]
     return kept
 

@@ -1,4 +1,4 @@
-"""Connections that wait for their client: half-sent requests, unread answers. uvicorn itself bounds neither."""
+"""Ends connections whose client sends its request or reads its answer too slowly. uvicorn itself does neither."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection on h11, which bounds the size of headers, with a note of since when it waits.
+    """uvicorn's connection on h11, which limits the size of headers. It also notes how long it has waited.
 
-    `end_if_late` is to be called every now and then.
+    Somebody must call `end_if_late` every now and then.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -29,7 +29,7 @@ class Connection(H11Protocol):
         self._unread_since: float | None = None
 
     def data_received(self, data: bytes) -> None:
-        # A first byte ends uvicorn's own time-out of idle connections.
+        # uvicorn's own time-out of idle connections ends with the first byte.
         if self.idle and not self._begun:
             self._begun, self.since = True, self.loop.time()
         super().data_received(data)
@@ -58,7 +58,7 @@ class Connection(H11Protocol):
 
     @property
     def half_open(self) -> bool:
-        """Whether it waits for its client, with nothing under way that could be lost."""
+        """Whether it waits for its client and no work would be lost with it."""
         return self.idle or (self.cycle.more_body and not self.cycle.response_started)
 
     @property
@@ -66,7 +66,7 @@ class Connection(H11Protocol):
         return not self.idle and self.cycle.response_started
 
     def end_if_late(self, settings: ServerSettings) -> None:
-        """Close it where its client has taken longer than it may to send a request's headers or read an answer."""
+        """Close it if its client has taken too long to send the headers of a request or to read an answer."""
         now = self.loop.time()
         if self.transport.is_closing() and self._unread_since is None:
             self._unread_since = now
@@ -79,7 +79,7 @@ class Connection(H11Protocol):
             self._refuse(ApiError(408, message, code="request_timeout"))
 
     def drop(self) -> None:
-        """Cut it off at once, and count it no longer."""
+        """Cut it off at once and do not count it any more."""
         self.connections.discard(self)
         self.transport.abort()
 
@@ -87,10 +87,10 @@ class Connection(H11Protocol):
         self._refuse(ApiError(400, msg, code="invalid_http"))
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer what is not yet, or never was, a request, and close."""
+        """Answer something that is no complete request, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             if self.cycle is not None:
-                # The handler that reads this request's body has nobody to answer any more.
+                # The handler that reads the body of this request must not answer it as well.
                 self.cycle.disconnected = True
             self.transport.write(_bytes_of(error, self.conn))
         self.transport.close()
@@ -108,7 +108,7 @@ def _bytes_of(error: ApiError, connection: h11.Connection) -> bytes:
 
 
 class NoWebSockets(asyncio.Protocol):
-    """What uvicorn hands a WebSocket's handshake to: there are none here."""
+    """Refuses the handshakes of WebSockets, which uvicorn hands to this protocol."""
 
     def __init__(self, **_: Any) -> None:
         pass

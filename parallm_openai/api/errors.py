@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -12,7 +14,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from parallm_openai.text.generation import GenerationError
+from parallm_openai.api.field_names import FieldNames
+from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
+from parallm_openai.text.output import GenerationError
+from parallm_openai.text.request_error import RequestError
+
+log = logging.getLogger(__name__)
 
 
 class ErrorDetail(BaseModel):
@@ -26,7 +33,7 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
-# For the OpenAPI document: every route may answer so.
+# For the OpenAPI document: any route may answer like this.
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorAnswer, "description": "The request cannot be carried out; `param` names the field."},
     "5XX": {"model": ErrorAnswer, "description": "The server cannot carry it out now, or failed."},
@@ -40,7 +47,7 @@ NO_RETRY = {"x-should-retry": "false"}
 
 
 class ApiError(Exception):
-    """An answer that is an error."""
+    """An error as an answer."""
 
     def __init__(
         self,
@@ -52,10 +59,11 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        # What a client has sent may be quoted in it.
+        # It may quote a client's own text.
         message = message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "…"
         super().__init__(message)
         self.status = status
+        self.code = code
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
         self.headers = dict(headers or {})
 
@@ -76,45 +84,56 @@ def model_not_found(name: str, served: Sequence[str]) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def context_exceeded(limit: int, prompt: int, completion: int, param: str, wanted: str = "max_tokens") -> ApiError:
-    """`param` names the prompt's field, `wanted` that of the completion's length: the one that is too long is named."""
-    if completion > limit:
-        asked = completion if completion < 10**12 else "far more"
-        return ApiError(
-            400,
-            f"This model's maximum context length is {limit} tokens. However, you requested {asked} by '{wanted}'.",
-            param=wanted,
-            code="context_length_exceeded",
-        )
-    return ApiError(
-        400,
-        f"This model's maximum context length is {limit} tokens. However, you requested {prompt + completion} tokens "
-        f"({prompt} in the {param}, {completion} in the completion). "
-        f"Please reduce the length of the {param} or completion.",
-        param=param,
-        code="context_length_exceeded",
-    )
-
-
 def overloaded(message: str) -> ApiError:
     return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"})
 
 
-def text_too_long(limit: int, characters: int, param: str) -> ApiError:
-    return ApiError(
-        400,
-        f"This model's maximum context length is {limit} tokens. However, the {param} has {characters} characters, "
-        f"which are more tokens than that. Please reduce the length of the {param}.",
-        param=param,
-        code="context_length_exceeded",
-    )
+def expected(error: Exception, names: FieldNames) -> ApiError | None:
+    """How an answer says what went wrong, with fields as the surface names them; None for what must not happen."""
+    match error:
+        case ApiError():
+            return error
+        case RequestError():
+            return _from_request(error, names)
+        case GenerationError():
+            return _from_generation(error, names)
+        case QueueFullError():
+            return overloaded(f"The server is busy: {error}. Please try again.")
+        case EngineStoppedError():
+            return unavailable(f"The server cannot generate: {error}.")
+    return None
 
 
-def generation_failed(error: GenerationError) -> ApiError:
-    """What failed may be the request's own fault: a grammar can meet its limits in the middle of an answer."""
+@contextmanager
+def in_names_of(names: FieldNames) -> Iterator[None]:
+    """Have every expected error leave as an ApiError, with fields as the surface names them."""
+    try:
+        yield
+    except Exception as error:
+        known = expected(error, names)
+        if known is None or known is error:
+            raise
+        raise known from error
+
+
+def _from_request(error: RequestError, names: FieldNames) -> ApiError:
+    message = error.message(names)
+    if error.kind == "busy":
+        return overloaded(message)
+    return invalid(message, None if error.field is None else names(error.field), error.kind)
+
+
+def _from_generation(error: GenerationError, names: FieldNames) -> ApiError:
+    """A grammar can meet its limits in the middle of an answer, which is the request's own fault."""
     if error.request_at_fault:
-        return invalid(f"Generation failed: {error}.", error.field, "invalid_grammar")
+        field = None if error.field is None else names(error.field)
+        return invalid(f"Generation failed: {error}.", field, "invalid_grammar")
     return internal(f"Generation failed: {error}")
+
+
+def unexpected(error: Exception) -> ApiError:
+    log.error("a stream failed", exc_info=error)
+    return internal()
 
 
 def unavailable(message: str) -> ApiError:
@@ -145,7 +164,7 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     error = errors[0]
     location = error["loc"][1:] if error["loc"][:1] in (("body",), ("query",)) else error["loc"]
     kind = error["type"]
-    # The last part of these is a key as the client wrote it or should have written it, whatever it looks like.
+    # The last part of these is a key as the client wrote it, or should have written it.
     named = location[-1:] if kind in ("extra_forbidden", "missing") else ()
     param = path(location[: len(location) - len(named)], named)
     if kind == "json_invalid":
@@ -167,9 +186,9 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
 
 
 def path(location: Sequence[str | int], named: Sequence[str | int] = ()) -> str | None:
-    """`messages[0].content` for ("messages", 0, "content", …); a union's branch names are left out.
+    """`messages[0].content` for ("messages", 0, "content", …). The names of a union's branches are left out.
 
-    What is `named` behind the location is shown as it is.
+    The parts of `named` follow as they are.
     """
     text = ""
     for part in location:
@@ -184,7 +203,7 @@ def path(location: Sequence[str | int], named: Sequence[str | int] = ()) -> str 
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception that the app means to, FastAPI's own included, in OpenAI's shape."""
+    """Answer every exception that is meant for a client, FastAPI's own included, in OpenAI's shape."""
 
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -193,7 +212,7 @@ def install(app: FastAPI) -> None:
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, bytes):
-            # Only a body that does not call itself JSON is still bytes: `curl -d` without a header, for one.
+            # Only a body whose content type is not JSON is still bytes, for example from `curl -d` without a header.
             message = "The body must be JSON, sent with the header 'Content-Type: application/json'."
             return invalid(message, code="invalid_content_type").response()
         return from_validation(error.errors()).response()

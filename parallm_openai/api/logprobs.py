@@ -9,7 +9,7 @@ from typing import Any
 from parallm_openai.engine.request import TokenLogprob
 from parallm_openai.text.tokenizer import Tokenizer
 
-# JSON has no minus infinity; OpenAI gives this for a token that cannot come.
+# JSON has no minus infinity; OpenAI uses this number for a token that cannot come.
 LEAST = -9999.0
 
 
@@ -33,7 +33,7 @@ def _named(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
 class Echo:
     """A prompt as text, and where each of its tokens begins in it.
 
-    Special tokens are shown as a client may have written them, but for the one that stands for the start of a text.
+    Special tokens are part of the text, except the one that stands for the start of a text.
     """
 
     tokens: tuple[int, ...]
@@ -52,7 +52,7 @@ class Echo:
 
 
 class CompletionLogprobs:
-    """Builds the `logprobs` of a completion choice, piece by piece; `offset` counts characters of its text."""
+    """Builds the `logprobs` of a completion choice piece by piece. Offsets count characters of its text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -84,14 +84,14 @@ class CompletionLogprobs:
         }
 
     def _top(self, entry: TokenLogprob) -> dict[str, float]:
-        """The most likely tokens, and the chosen one even where it is not among them."""
+        """The most likely tokens, and the chosen one even if it is not among them."""
         found = {legacy_name(token, self._tokenizer): max(logprob, LEAST) for token, logprob in entry.top}
         found.setdefault(legacy_name(entry.token, self._tokenizer), max(entry.logprob, LEAST))
         return found
 
 
 def legacy_name(token: int, tokenizer: Tokenizer) -> str:
-    r"""A token's text, or `bytes:\xe2\x82` where it is a part of a character: names must not collide."""
+    r"""A token's text, or `bytes:\xe2\x82` if it is a part of a character: names of tokens must differ."""
     raw = tokenizer.token_bytes(token)
     try:
         return raw.decode("utf-8")

@@ -21,15 +21,15 @@ from parallm_openai.api.errors import ApiError
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health"})
-# What changes the server for everybody.
+# Routes that change the server for everybody.
 ADMIN_PATHS = frozenset({"/v1/configure"})
 
-# Bytes a second. A body that keeps to it may take longer than the time-out.
+# Bytes a second. A body that arrives faster may take longer than the time-out.
 SLOWEST_BODY = 8192
 
 
 class RequestHeaders:
-    """Gives each answer an `x-request-id` (the client's own where it sent one) and `openai-processing-ms`."""
+    """Gives each answer an `x-request-id` (the client's own if it sent one) and `openai-processing-ms`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -55,8 +55,8 @@ class RequestHeaders:
 class Keys:
     """Asks for an API key or an admin key, in `Authorization: Bearer` or `x-api-key`.
 
-    `/health` and CORS preflights are open. Where any key is set, what changes the server for everybody needs an
-    admin key.
+    `/health` and CORS preflights need no key. If any key is set, routes that change the server for everybody need
+    an admin key.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ def given_keys(headers: Headers) -> list[bytes]:
 
 
 def _matches(given: Sequence[bytes], keys: Sequence[bytes]) -> bool:
-    # Every key is compared, in constant time: timing tells nothing of any of them.
+    # Every key is compared in constant time, so that timing reveals nothing about any of them.
     found = [hmac.compare_digest(each, key) for each in given for key in keys]
     return any(found)
 
@@ -128,7 +128,7 @@ class Body:
             nonlocal received, complete
             if complete:
                 return await receive()
-            # FastAPI turns any exception out of the body but HTTPException into a 400.
+            # FastAPI turns every exception that reading the body raises into a 400, except HTTPException.
             try:
                 async with asyncio.timeout_at(began + self.timeout + received / SLOWEST_BODY):
                     part = await receive()
@@ -148,15 +148,15 @@ class Body:
         length = Headers(scope=scope).get("content-length", "")
         if not (length.isascii() and length.isdigit()):
             return 0
-        # A number too long to be read is too large, whatever it is.
+        # A number with too many digits to read is too large in any case.
         return int(length) if len(length) < 20 else float("inf")
 
 
 class Failures:
-    """Answers what no handler has caught with a 500.
+    """Answers exceptions that no handler has caught with a 500.
 
-    Starlette's own middleware for it is the outermost, so that its answers have no CORS headers and pages cannot
-    read them.
+    Starlette has a middleware for that, but as the outermost one: its answers have no CORS headers, so that pages
+    cannot read them.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,17 +1,16 @@
-"""A request to `/v1/responses` as the chat request that says the same."""
+"""A request to `/v1/responses` as the conversation that is prepared, and the names of its fields."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from parallm_openai.api import errors
+from parallm_openai.api.chat_description import ANY_OBJECT
+from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.response_store import ResponseStore, Turn
-from parallm_openai.api.schemas.chat import ChatRequest
+from parallm_openai.api.schemas.chat import MAX_MESSAGES
 from parallm_openai.api.schemas.response_items import (
     STORED_ITEMS,
     Answered,
@@ -30,24 +29,24 @@ from parallm_openai.api.schemas.responses import (
     ResponsesRequest,
     TextFormat,
 )
-from parallm_openai.api.schemas.sampling import SamplingFields
+from parallm_openai.text.description import AnswerFormat, ChatDescription, ToolChoice
 
 ChatMessage = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The items of a request, references resolved, and the turns before them."""
+    """The items of a request, with references resolved, and the turns before them."""
 
     items: Sequence[Item]
     previous: Turn | None = None
 
     def messages(self, reasoning: ReasoningConfig | None) -> list[ChatMessage]:
-        """All of it as chat messages; the template chooses among the thoughts, unless the request does."""
+        """The whole conversation as chat messages. The template decides which thoughts to show, or the request."""
         earlier = [] if self.previous is None else STORED_ITEMS.validate_python(self.previous.items())
         messages = chat_messages([*earlier, *self.items])
         if not messages:
-            raise errors.invalid("'input' holds nothing that the model can be told.", "input")
+            raise errors.invalid("'input' holds nothing that the model can read.", "input")
         if reasoning is not None and reasoning.context == "current_turn":
             asked = max((place for place, each in enumerate(messages) if each["role"] == "user"), default=0)
             for message in messages[:asked]:
@@ -56,7 +55,7 @@ class Conversation:
 
 
 def conversation(store: ResponseStore, owner: str, body: ConversationFields) -> Conversation:
-    """What the request goes on from and what it adds. Raises ApiError for what is not stored."""
+    """The conversation that the request continues, and what it adds. Raises ApiError if something is not stored."""
     previous = None
     if body.previous_response_id is not None:
         found = store.get(owner, body.previous_response_id)
@@ -85,11 +84,11 @@ def _resolved(store: ResponseStore, owner: str, item: Item, index: int) -> Item:
 
 
 def chat_messages(items: Iterable[Item]) -> list[ChatMessage]:
-    """Items as chat messages; the thoughts, the text and the calls of one turn of the assistant are one message."""
+    """Items as chat messages. The thoughts, the text and the calls of one turn of the assistant are one message."""
     written = _Messages()
     for item in items:
-        for told in item.told():
-            match told:
+        for statement in item.statements():
+            match statement:
                 case Thought(text):
                     written.think(text)
                 case Said(role, text):
@@ -102,7 +101,7 @@ def chat_messages(items: Iterable[Item]) -> list[ChatMessage]:
 
 
 class _Messages:
-    """Chat messages as they are put together. Thoughts wait for what they led to."""
+    """Chat messages under construction. Thoughts wait for the text or the calls that they led to."""
 
     def __init__(self) -> None:
         self.messages: list[ChatMessage] = []
@@ -118,7 +117,7 @@ class _Messages:
             self.add({"role": role, "content": text})
 
     def call(self, id: str, name: str, arguments: str) -> None:
-        """A call belongs to the assistant's message before it, if there is one."""
+        """Add a call to the assistant's message before it, if there is one."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
             self.messages.append({"role": "assistant", "content": None})
         message = self.messages[-1]
@@ -129,7 +128,7 @@ class _Messages:
         message.setdefault("tool_calls", []).append(call)
 
     def add(self, message: ChatMessage) -> None:
-        """A message that is not the assistant's: thoughts that led to nothing are a turn of their own before it."""
+        """Add a message that is not the assistant's. Thoughts that led to nothing become a turn before it."""
         if self._thoughts:
             self.say("assistant", "")
         self.messages.append(message)
@@ -139,72 +138,64 @@ class _Messages:
         return {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
 
 
-def chat_request(body: ConversationFields, messages: Sequence[ChatMessage], model: str) -> ChatRequest:
-    """The same as a chat request; `messages` are the whole conversation without instructions."""
+def response_description(body: ConversationFields, messages: Sequence[ChatMessage], owner: str) -> ChatDescription:
+    """The request as a description; `messages` are the whole conversation without instructions."""
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    fields = {
-        "model": model,
-        "messages": [*instructions, *messages],
-        "tools": [_tool(tool.model_dump(include=TOLD_OF_TOOLS, exclude_none=True)) for tool in body.functions] or None,
-        "tool_choice": _tool_choice(body),
-        "parallel_tool_calls": body.parallel_tool_calls,
-        "response_format": _format(body.text.format) if body.text is not None and body.text.format else None,
-        "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
-        "chat_template_kwargs": body.chat_template_kwargs,
-    }
-    if isinstance(body, ResponsesRequest):
-        fields |= {name: getattr(body, name) for name in (*SamplingFields.model_fields, "thinking_budget")}
-        fields |= {"max_completion_tokens": body.max_output_tokens, "prompt_cache_key": body.prompt_cache_key}
-        fields |= {"logprobs": body.wants_logprobs, "top_logprobs": body.top_logprobs}
-    try:
-        return ChatRequest.model_validate(fields)
-    except ValidationError as error:
-        raise errors.from_validation(error.errors()) from error
+    if len(instructions) + len(messages) > MAX_MESSAGES:
+        raise errors.invalid(f"'input' makes more than {MAX_MESSAGES} messages.", "input")
+    description = ChatDescription(
+        messages=[*instructions, *messages],
+        tools=[_tool(tool.model_dump(include=SHOWN_OF_TOOLS, exclude_none=True)) for tool in body.functions],
+        tool_choice=_tool_choice(body),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        reasoning_effort=body.reasoning.effort if body.reasoning is not None else None,
+        chat_template_kwargs=body.chat_template_kwargs or {},
+        formats=_formats(body.text.format if body.text is not None else None),
+    )
+    if not isinstance(body, ResponsesRequest):
+        return description
+    logprobs = (body.top_logprobs or 0) if body.wants_logprobs else None
+    return replace(
+        description,
+        thinking_budget=body.thinking_budget,
+        sampling=body.sampling(max_tokens=body.max_output_tokens, logprobs=logprobs),
+        stops=body.stops(),
+        formats=(*description.formats, *body.formats()),
+        salt=f"{owner} {body.prompt_cache_key or ''}",
+    )
 
 
-TOLD_OF_TOOLS = {"name", "description", "parameters", "strict"}
+SHOWN_OF_TOOLS = {"name", "description", "parameters", "strict"}
+
+NAMES = FieldNames(
+    {
+        "messages": "input",
+        "max_tokens": "max_output_tokens",
+        "response_format": "text.format",
+        "reasoning_effort": "reasoning.effort",
+    },
+    flat_tools=True,
+)
 
 
 def _tool(function: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(body: ConversationFields) -> Any:
+def _tool_choice(body: ConversationFields) -> ToolChoice:
     match body.tool_choice:
         case NamedResponseTool(name=name):
-            return _tool({"name": name})
+            return ToolChoice("named", (name,))
         case AllowedResponseTools(mode=mode, tools=tools):
-            named = [_tool({"name": tool.name}) for tool in tools if isinstance(tool, NamedResponseTool)]
-            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
-        case choice:
-            return choice
+            return ToolChoice(mode, tuple(tool.name for tool in tools if isinstance(tool, NamedResponseTool)))
+        case "none" | "auto" | "required" as mode:
+            return ToolChoice(mode)
+        case _:
+            return ToolChoice()
 
 
-def _format(format: TextFormat) -> dict[str, Any]:
-    if format.type != "json_schema":
-        return {"type": format.type}
-    schema = format.model_dump(exclude={"type"}, exclude_none=True, by_alias=True)
-    return {"type": "json_schema", "json_schema": schema}
-
-
-# A chat request's fields, as requests to `/v1/responses` name them.
-NAMES = {
-    "messages": "input",
-    "max_completion_tokens": "max_output_tokens",
-    "response_format": "text.format",
-    "reasoning_effort": "reasoning.effort",
-}
-
-
-def in_own_names(error: errors.ApiError) -> errors.ApiError:
-    """A chat request's error in the words of `/v1/responses`."""
-    detail = error.body["error"]
-    for chat, own in NAMES.items():
-        for form in ("'{}'", "the {}"):
-            detail["message"] = str(detail["message"]).replace(form.format(chat), form.format(own))
-    detail["param"] = NAMES.get(str(detail["param"]), detail["param"])
-    for field in ("message", "param"):
-        if detail[field] is not None:
-            # Tools of this form have their fields directly.
-            detail[field] = re.sub(r"(tools\[\d+\])\.function\.", r"\1.", str(detail[field]))
-    return error
+def _formats(format: TextFormat | None) -> tuple[AnswerFormat, ...]:
+    if format is None or format.type == "text":
+        return ()
+    schema = ANY_OBJECT if format.type == "json_object" else format.json_schema or {}
+    return (AnswerFormat("json_schema", schema, "response_format"),)

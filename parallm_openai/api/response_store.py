@@ -1,7 +1,7 @@
-"""The last answers of `/v1/responses`, for `previous_response_id`, references and retrieval; in memory, bounded.
+"""Keeps the last answers of `/v1/responses` in memory, for `previous_response_id`, references and retrieval.
 
-All is kept as JSON bytes, each distinct item once: a turn holds its own items and the turn before it, and a client
-that sends its whole conversation anew adds only what is new in it.
+Everything is kept as JSON bytes, each distinct item once. A turn holds its own items and the turn before it. A client
+that sends its whole conversation again adds only its new items.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# What Python needs besides the bytes themselves, roughly: so that many small things count as well.
+# Roughly the memory that Python needs besides the bytes themselves, so that many small things count, too.
 BLOB_COST = 200
 REFERENCE_COST = 16
 INDEX_COST = 400
 RESPONSE_COST = 2000
-# The fields of a response that are large and repeat from turn to turn.
+# The fields of a response that are large and the same in many turns.
 REPEATED = ("instructions", "tools", "text")
 
 
 class _Blobs:
-    """Byte strings, each held once however often it is asked for."""
+    """Byte strings, each kept once however many hold it."""
 
     def __init__(self) -> None:
         self._held: dict[bytes, tuple[bytes, int]] = {}
         self.size = 0
 
     def hold(self, blob: bytes) -> bytes:
-        """The one that is equal to `blob`, for as long as it is not released."""
+        """The kept bytes that equal `blob`. They stay until every holder has released them."""
         held, count = self._held.get(blob, (blob, 0))
         self._held[held] = held, count + 1
         self.size += 0 if count else cost(blob)
@@ -53,7 +53,7 @@ class Turn:
     """The items that one request added to a conversation, and those of its answer."""
 
     input: tuple[bytes, ...]
-    # Of the input's items; those of the output say theirs themselves.
+    # The ids of the input's items; items of the output have theirs inside.
     ids: tuple[str, ...]
     output: tuple[bytes, ...]
     previous: Turn | None
@@ -82,7 +82,7 @@ class Turn:
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
 class StoredResponse:
-    """An answer, and its place in a conversation; only its owner may see it."""
+    """An answer and its place in a conversation. Only its owner may see it."""
 
     owner: str
     head: bytes
@@ -98,12 +98,12 @@ class StoredResponse:
 
     @property
     def cost(self) -> int:
-        """What is not shared with others."""
+        """The memory that it does not share with others."""
         return RESPONSE_COST + len(self.head) + INDEX_COST * len(self.ids)
 
 
 class ResponseStore:
-    """Keeps the responses last stored or used: `count` of them at most, in `size` bytes at most."""
+    """Keeps the responses that were stored or used last, at most `count` of them in at most `size` bytes."""
 
     def __init__(self, count: int, size: int) -> None:
         self._count = count
@@ -124,7 +124,7 @@ class ResponseStore:
     def put(
         self, owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
     ) -> bool:
-        """Store an answer to `items` in the conversation of `previous`; False if it is larger than all there may be."""
+        """Store an answer to `items` after the turn `previous`. Returns False if it alone exceeds the limit."""
         response = _response(owner, body, items, previous)
         if not self._count or _whole(response) > self._limit:
             return False
@@ -148,7 +148,7 @@ class ResponseStore:
         return True
 
     def item(self, owner: str, item_id: str) -> dict[str, Any] | None:
-        """An item of a stored response, of its input or its output."""
+        """An item of the input or the output of a stored response."""
         found = self._index.get((owner, item_id))
         return None if found is None else {**json.loads(found[0]), "id": item_id}
 
@@ -178,7 +178,7 @@ class ResponseStore:
         self._release_turn(response.turn)
 
     def _hold_turn(self, turn: Turn | None) -> None:
-        """One holder more; the first one also holds the turn before it, which may have been let go meanwhile."""
+        """Add a holder. The first one also holds the turn before, which may have been released in the meantime."""
         while turn is not None:
             turn.holders += 1
             if turn.holders > 1:
@@ -205,7 +205,7 @@ def _response(
     owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
 ) -> StoredResponse:
     base = str(body["id"]).removeprefix("resp_")
-    # An item that came without an id gets one that follows from its response and place.
+    # An item without an id gets one made from its response's id and its place.
     ids = tuple(item.get("id") or f"{_prefix(item)}_{base}{place:04x}" for place, item in enumerate(items))
     nameless = ({key: value for key, value in item.items() if key != "id" or value} for item in items)
     output = tuple(map(_blob, body["output"]))
@@ -221,12 +221,12 @@ def _prefix(item: Mapping[str, Any]) -> str:
 
 
 def _blob(value: Any) -> bytes:
-    # Keys in one order: an item that comes back from a client is then the same bytes.
+    # Keys are sorted, so that an item that comes back from a client is the same bytes.
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _whole(response: StoredResponse) -> int:
-    """What a response and its conversation take by themselves, at most."""
+    """The most memory that a response and its conversation can take by themselves."""
     total = response.cost + sum(map(cost, response.repeated.values()))
     turn: Turn | None = response.turn
     while turn is not None:

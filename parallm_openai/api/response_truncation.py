@@ -1,49 +1,45 @@
-"""`truncation: "auto"`: a conversation that is too long for the context goes on without its oldest turns."""
+"""`truncation: "auto"`: a conversation that is too long for the context loses its oldest turns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from parallm_openai.api.chat import rendered
-from parallm_openai.api.response_input import ChatMessage, chat_request
-from parallm_openai.api.schemas.responses import ConversationFields, ResponsesRequest
-from parallm_openai.api.server import Server
-from parallm_openai.api.tools import tool_use
+from parallm_openai.api.response_input import ChatMessage
+from parallm_openai.text.description import ChatDescription
+from parallm_openai.text.prepare import Preparer
 
-# Of the context, what is left for an answer whose length the request does not limit.
+# The answer gets this fraction of the context, one in so many, if the request does not limit its length.
 ROOM = 8
 
 Cut = tuple[range, range]
 NOTHING = range(0)
 
 
-async def prompt_length(server: Server, body: ConversationFields, messages: Sequence[ChatMessage], model: str) -> int:
-    """The tokens of the prompt that these messages make."""
-    chat = chat_request(body, messages, model)
-    prompt = await rendered(server, chat, tool_use(server, chat))
-    return len(await server.tokens(prompt.text, "messages", special=False))
+async def fitting(preparer: Preparer, description: ChatDescription, context_length: int) -> ChatDescription:
+    """The conversation without its oldest messages: as few are left out as give an answer room.
 
-
-async def fitting(
-    server: Server, body: ConversationFields, messages: Sequence[ChatMessage], model: str
-) -> list[ChatMessage]:
-    """The messages without as few of the oldest as leaves room for an answer; all that may go are gone if none does."""
-    wanted = body.max_output_tokens if isinstance(body, ResponsesRequest) else None
-    limit = server.engine.context_length
-    room = limit - (wanted or limit // ROOM)
-    cuts = possible_cuts(messages)
+    If even that is not enough, all are left out that may be.
+    """
+    room = context_length - (description.sampling.max_tokens or context_length // ROOM)
+    cuts = possible_cuts(description.messages)
     low, high = 0, len(cuts) - 1
     while low < high:
         middle = (low + high) // 2
-        if await prompt_length(server, body, without(messages, cuts[middle]), model) <= room:
+        _, tokens = await preparer.rendered(_cut(description, cuts[middle]))
+        if len(tokens) <= room:
             high = middle
         else:
             low = middle + 1
-    return without(messages, cuts[high])
+    return _cut(description, cuts[high])
+
+
+def _cut(description: ChatDescription, cut: Cut) -> ChatDescription:
+    return replace(description, messages=without(description.messages, cut))
 
 
 def possible_cuts(messages: Sequence[ChatMessage]) -> list[Cut]:
-    """Which places may go, from nothing to all but the last question and what was called last.
+    """The places that may be left out: first none, in the end all except the last question and the last calls.
 
     Whole turns go first, from a user's message to the next one's. Then, within the last turn, calls with their outputs.
     """
@@ -56,7 +52,7 @@ def possible_cuts(messages: Sequence[ChatMessage]) -> list[Cut]:
 
 
 def without(messages: Sequence[ChatMessage], cut: Cut) -> list[ChatMessage]:
-    """The messages but for those at these places; instructions stay."""
+    """The messages without those at these places; instructions stay."""
     return [
         message
         for place, message in enumerate(messages)

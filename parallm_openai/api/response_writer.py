@@ -1,4 +1,4 @@
-"""A response of `/v1/responses` as it grows: its items, and the events that tell of them in order."""
+"""Writes a response of `/v1/responses` as it grows: its items, and the events that report them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from parallm_openai.api.logprobs import chat_content
 from parallm_openai.api.schemas.response_items import sealed
 from parallm_openai.api.schemas.responses import ResponsesRequest, ResponseTool, TextFormat
 from parallm_openai.engine.request import FinishReason
-from parallm_openai.text.call_ids import CallIds
-from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Reasoning
-from parallm_openai.text.generation import Generation, TextDelta
+from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
+from parallm_openai.text.generation import Generation
+from parallm_openai.text.output import OutputDelta
 from parallm_openai.text.tokenizer import Tokenizer
 
 ResponseEvent = dict[str, Any]
@@ -26,10 +26,9 @@ OBFUSCATION = 16
 
 
 class ResponseWriter:
-    """Turns one sequence's text into items. Events are numbered from 0, as the documentation orders them."""
+    """Turns the events of one answer into items. Its own events are numbered from 0, in the documented order."""
 
-    def __init__(self, body: ResponsesRequest, tokenizer: Tokenizer, ids: CallIds) -> None:
-        self._ids = ids
+    def __init__(self, body: ResponsesRequest, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._logprobs = body.wants_logprobs
         self._seals = body.wants_sealed_thoughts
@@ -55,50 +54,50 @@ class ResponseWriter:
     def start(self) -> list[ResponseEvent]:
         return [self._event(kind, response=self.body) for kind in ("response.created", "response.in_progress")]
 
-    def read(self, delta: TextDelta) -> list[ResponseEvent]:
+    def read(self, delta: OutputDelta) -> list[ResponseEvent]:
         if self._logprobs:
             self._scored += chat_content(delta.logprobs, self._tokenizer)
-        told: list[ResponseEvent] = []
+        events: list[ResponseEvent] = []
         for event in delta.events:
-            told += self._told(event)
+            events += self._events_of(event)
         if delta.events:
-            # What is left was of thoughts or calls; text that is still held back brings its own when it comes.
+            # Those left belong to thoughts or calls; text that is still held back will bring its own.
             self._scored = []
-        return told
+        return events
 
     def finish(self, reason: FinishReason | None, generation: Generation) -> list[ResponseEvent]:
-        """Close what is open and settle what the response came to; `end` then tells it."""
+        """Close the open item and set the response's status and usage, which `end` then reports."""
         whole = reason is FinishReason.STOP
         status = "completed" if whole else "incomplete"
-        told = [] if self._items else self._begin(_message())
-        told += self._end(status)
+        events = [] if self._items else self._begin(_message())
+        events += self._end(status)
         self._response |= {
             "status": status,
             "completed_at": int(time.time()) if whole else None,
-            # OpenAI has no reason of its own for a server that goes down.
+            # OpenAI has no reason for a server that shuts down.
             "incomplete_details": None if whole else {"reason": "max_output_tokens"},
             "usage": self._usage(generation),
         }
-        return told
+        return events
 
     def end(self) -> ResponseEvent:
         return self._event(f"response.{self._response['status']}", response=self.body)
 
     def fail(self, message: str) -> ResponseEvent:
-        """The last event of a response that came to nothing."""
+        """The last event of a response that failed."""
         if self._open:
             self._items[-1]["status"] = "incomplete"
         failed = {"status": "failed", "completed_at": None, "error": {"code": "server_error", "message": message}}
         self._response |= {**failed, "store": False}
         return self.end()
 
-    def _told(self, event: Event) -> list[ResponseEvent]:
+    def _events_of(self, event: Event) -> list[ResponseEvent]:
         match event:
             case Content(text):
                 begun = self._ensure("message")
                 part = self._items[-1]["content"][0]
                 part["text"] += text
-                # Log-probabilities come once, with the first text.
+                # Log-probabilities are reported once, with the first text after them.
                 own, self._scored = self._scored, []
                 part["logprobs"] += own
                 return [*begun, self._delta("output_text", text, content_index=0, logprobs=own)]
@@ -106,11 +105,13 @@ class ResponseWriter:
                 begun = self._ensure("reasoning")
                 self._items[-1]["content"][0]["text"] += text
                 return [*begun, self._delta("reasoning_text", text, content_index=0)]
-            case CallStart(index, name):
-                return [*self._end("completed"), *self._begin(_function_call(name, self._ids.new(index, name)))]
+            case CallStart(_, name, id):
+                return [*self._end("completed"), *self._begin(_function_call(name, id))]
             case CallArguments(_, text):
                 self._items[-1]["arguments"] += text
                 return [self._delta("function_call_arguments", text)]
+            case Finish():
+                return []
 
     def _ensure(self, kind: str) -> list[ResponseEvent]:
         if self._open and self._items[-1]["type"] == kind:
@@ -121,12 +122,12 @@ class ResponseWriter:
         part = item["content"][0] if "content" in item else None
         self._items.append(item)
         self._open = True
-        # Events are told a few at a time: each needs a copy of how things stood.
+        # Several events are made before the first is sent: each needs a copy of the item as it was.
         bare = {**item, "content": []} if part is not None else dict(item)
-        told = [self._event("response.output_item.added", output_index=self._index, item=bare)]
+        events = [self._event("response.output_item.added", output_index=self._index, item=bare)]
         if part is not None:
-            told.append(self._placed("response.content_part.added", content_index=0, part=deepcopy(part)))
-        return told
+            events.append(self._item_event("response.content_part.added", content_index=0, part=deepcopy(part)))
+        return events
 
     def _end(self, status: str) -> list[ResponseEvent]:
         """Close the open item, if there is one."""
@@ -139,15 +140,15 @@ class ResponseWriter:
             item["encrypted_content"] = sealed(item["content"][0]["text"])
         if item["type"] == "function_call":
             kind = "response.function_call_arguments.done"
-            told = [self._placed(kind, arguments=item["arguments"], name=item["name"])]
+            events = [self._item_event(kind, arguments=item["arguments"], name=item["name"])]
         else:
             part = item["content"][0]
             more = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
-            told = [
-                self._placed(f"response.{part['type']}.done", content_index=0, text=part["text"], **more),
-                self._placed("response.content_part.done", content_index=0, part=deepcopy(part)),
+            events = [
+                self._item_event(f"response.{part['type']}.done", content_index=0, text=part["text"], **more),
+                self._item_event("response.content_part.done", content_index=0, part=deepcopy(part)),
             ]
-        return [*told, self._event("response.output_item.done", output_index=self._index, item=deepcopy(item))]
+        return [*events, self._event("response.output_item.done", output_index=self._index, item=deepcopy(item))]
 
     @property
     def _index(self) -> int:
@@ -155,11 +156,11 @@ class ResponseWriter:
 
     def _delta(self, kind: str, text: str, **more: Any) -> ResponseEvent:
         if self._obfuscates:
-            # Characters that mean nothing hide the length of what is said from whoever sees only sizes.
+            # Meaningless characters hide the length of the text from anybody who sees only the sizes of packets.
             more["obfuscation"] = secrets.token_urlsafe(OBFUSCATION)[: OBFUSCATION - len(text) % OBFUSCATION]
-        return self._placed(f"response.{kind}.delta", delta=text, **more)
+        return self._item_event(f"response.{kind}.delta", delta=text, **more)
 
-    def _placed(self, kind: str, **more: Any) -> ResponseEvent:
+    def _item_event(self, kind: str, **more: Any) -> ResponseEvent:
         return self._event(kind, item_id=self._items[-1]["id"], output_index=self._index, **more)
 
     def _event(self, kind: str, **more: Any) -> ResponseEvent:
@@ -201,7 +202,7 @@ def _dumped(value: Any) -> Any:
 
 
 def _response(body: ResponsesRequest) -> dict[str, Any]:
-    """What a response repeats of its request, at its beginning."""
+    """A response at its beginning, with the fields that it repeats from its request."""
     reasoning = body.reasoning
     return {
         "id": _id("resp"),
@@ -226,7 +227,7 @@ def _response(body: ResponsesRequest) -> dict[str, Any]:
         "prompt_cache_retention": (body.prompt_cache_retention or "").replace("-", "_") or None,
         "reasoning": {"effort": reasoning.effort if reasoning is not None else None, "summary": None},
         "safety_identifier": body.safety_identifier,
-        # The one that there is, whichever was asked for.
+        # There is only this one, whichever the request asked for.
         "service_tier": "default",
         "store": body.store is not False,
         "temperature": 1.0 if body.temperature is None else body.temperature,

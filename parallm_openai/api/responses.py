@@ -1,4 +1,4 @@
-"""`/v1/responses`: OpenAI's newer form of the same, on the same engine."""
+"""`/v1/responses`: OpenAI's newer form of chat."""
 
 from __future__ import annotations
 
@@ -12,67 +12,57 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from parallm_openai.api import errors
-from parallm_openai.api.chat import opened
-from parallm_openai.api.response_input import (
-    ChatMessage,
-    Conversation,
-    chat_request,
-    conversation,
-    in_own_names,
-)
+from parallm_openai.api.response_input import NAMES, Conversation, conversation, response_description
 from parallm_openai.api.response_store import StoredResponse
-from parallm_openai.api.response_truncation import fitting, prompt_length
+from parallm_openai.api.response_truncation import fitting
 from parallm_openai.api.response_writer import ResponseEvent, ResponseWriter
 from parallm_openai.api.route import body_router
+from parallm_openai.api.running import RunningResponse, start_chat
 from parallm_openai.api.schemas.responses import InputTokensRequest, ResponsesRequest, check_include
-from parallm_openai.api.server import Server, server_of
-from parallm_openai.api.streaming import STREAMED, collected, error_of, frame, merged, sse, within
-from parallm_openai.text.generation import Generation
+from parallm_openai.api.sse import STREAMED, Chunk, json_chunk
+from parallm_openai.api.state import AppState, state_of
+from parallm_openai.text.description import ChatDescription
 
 router = body_router(tags=["OpenAI"])
 
 Include = Annotated[list[str] | None, Query()]
-# The SDK writes lists so.
+# OpenAI's SDK writes lists like this.
 IncludeList = Annotated[list[str] | None, Query(alias="include[]")]
 
 
 @router.post("/v1/responses", responses=STREAMED)
 async def create_response(body: ResponsesRequest, request: HttpRequest) -> Response:
     """Answer a conversation of items."""
-    server = server_of(request)
-    server.check_model(body.model)
+    state = state_of(request)
+    state.check_model(body.model)
     body.check()
-    owner = server.owner(request)
-    talk = conversation(server.responses, owner, body)
-    messages = talk.messages(body.reasoning)
-    try:
-        generations = await _opened(server, owner, body, messages)
-    except errors.ApiError as error:
-        raise in_own_names(error) from error
-    writer = ResponseWriter(body, server.tokenizer, server.tokenizer.call_ids(messages))
-    exchange = _Exchange(server, owner, body, talk, generations[0], writer)
+    owner = state.owner(request)
+    said = conversation(state.responses, owner, body)
+    description = response_description(body, said.messages(body.reasoning), owner)
+    running = await _start(request, body, description)
+    exchange = _Exchange(state, owner, body, said, running, ResponseWriter(body, state.tokenizer))
     if body.stream:
-        return sse(exchange.frames(), server.settings)
-    work = exchange.whole()
-    return JSONResponse(await collected(work, generations))
+        return running.stream_events(exchange.stream_chunks(), exchange.failed)
+    async with running:
+        return JSONResponse(await exchange.collect())
 
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(body: InputTokensRequest, request: HttpRequest) -> Response:
     """The tokens that a request to `/v1/responses` would read; nothing is generated."""
-    server = server_of(request)
-    model = server.model.name if body.model is None else body.model
-    server.check_model(model)
+    state = state_of(request)
+    model = state.model.name if body.model is None else body.model
+    state.check_model(model)
     body.check()
-    messages = conversation(server.responses, server.owner(request), body).messages(body.reasoning)
-    try:
-        chat_request(body, messages, model).check()
-        tokens = await prompt_length(server, body, messages, model)
-        if body.truncation == "auto" and tokens >= server.engine.context_length:
-            tokens = await prompt_length(server, body, await fitting(server, body, messages, model), model)
-    except errors.ApiError as error:
-        raise in_own_names(error) from error
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": tokens})
+    owner = state.owner(request)
+    messages = conversation(state.responses, owner, body).messages(body.reasoning)
+    description = response_description(body, messages, owner)
+    with errors.in_names_of(NAMES):
+        _, tokens = await state.preparer.rendered(description)
+        if body.truncation == "auto" and len(tokens) >= state.engine.context_length:
+            fits = await fitting(state.preparer, description, state.engine.context_length)
+            _, tokens = await state.preparer.rendered(fits)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(tokens)})
 
 
 @router.get("/v1/responses/{response_id}")
@@ -84,9 +74,9 @@ async def retrieve_response(
     include: Include = None,
     include_list: IncludeList = None,
 ) -> Response:
-    """A stored response; it holds what it was made with, whatever `include` says now."""
+    """A stored response. It has what it was made with, whatever `include` says now."""
     check_include([*(include or []), *(include_list or [])])
-    found = _stored(server_of(request), request, response_id)
+    found = _stored(state_of(request), request, response_id)
     if stream or starting_after is not None:
         reason = "is for responses made in the background, which this server does not make"
         raise errors.unsupported("stream" if stream else "starting_after", reason)
@@ -96,16 +86,16 @@ async def retrieve_response(
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(response_id: str, request: HttpRequest) -> Response:
     """Forget a stored response."""
-    server = server_of(request)
-    _stored(server, request, response_id)
-    server.responses.remove(server.owner(request), response_id)
+    state = state_of(request)
+    _stored(state, request, response_id)
+    state.responses.remove(state.owner(request), response_id)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(response_id: str, request: HttpRequest) -> Response:
-    """Always an error: only responses made in the background can be cancelled, and there are none."""
-    _stored(server_of(request), request, response_id)
+    """Always an error: only responses made in the background can be cancelled, and this server makes none."""
+    _stored(state_of(request), request, response_id)
     message = "Cannot cancel a synchronous response: only one made with 'background' can be cancelled."
     raise errors.invalid(message, "response_id", "response_not_cancellable")
 
@@ -122,7 +112,7 @@ async def list_input_items(
 ) -> Response:
     """The conversation that led to a stored response, in pages."""
     check_include([*(include or []), *(include_list or [])])
-    items = _stored(server_of(request), request, response_id).turn.input_items()
+    items = _stored(state_of(request), request, response_id).turn.input_items()
     if order == "desc":
         items.reverse()
     begin = 0
@@ -138,73 +128,71 @@ async def list_input_items(
 
 @router.post("/v1/responses/{path:path}", include_in_schema=False)
 async def nothing_there(path: str) -> None:
-    """Else `compact` and others to come would be taken for the id of a response, and answered with a 405."""
+    """Without this route, `compact` and others would be taken for the id of a response and answered with a 405."""
     raise HTTPException(404)
 
 
-def _stored(server: Server, request: HttpRequest, response_id: str) -> StoredResponse:
-    found = server.responses.get(server.owner(request), response_id)
+def _stored(state: AppState, request: HttpRequest, response_id: str) -> StoredResponse:
+    found = state.responses.get(state.owner(request), response_id)
     if found is None:
         raise errors.ApiError(404, f"Response with id '{response_id}' not found.", param="response_id")
     return found
 
 
-async def _opened(server: Server, owner: str, body: ResponsesRequest, messages: list[ChatMessage]) -> list[Generation]:
-    chat = chat_request(body, messages, body.model)
-    chat.check()
+async def _start(request: HttpRequest, body: ResponsesRequest, description: ChatDescription) -> RunningResponse:
+    """Start the answer. If the request wants that, a conversation that is too long loses its oldest turns."""
     try:
-        return (await opened(server, chat, owner))[0]
+        return await start_chat(request, description, NAMES)
     except errors.ApiError as error:
-        if body.truncation != "auto" or error.body["error"]["code"] != "context_length_exceeded":
+        if body.truncation != "auto" or error.code != "context_length_exceeded":
             raise
-    fits = await fitting(server, body, messages, body.model)
-    return (await opened(server, chat_request(body, fits, body.model), owner))[0]
+    state = state_of(request)
+    with errors.in_names_of(NAMES):
+        fits = await fitting(state.preparer, description, state.engine.context_length)
+    return await start_chat(request, fits, NAMES)
 
 
 @dataclass
 class _Exchange:
-    """One request under way, told as a stream or as a whole."""
+    """One request with its answer while that is written, as a stream or as a whole."""
 
-    server: Server
+    state: AppState
     owner: str
     body: ResponsesRequest
-    talk: Conversation
-    generation: Generation
+    said: Conversation
+    running: RunningResponse
     writer: ResponseWriter
 
-    async def whole(self) -> dict[str, Any]:
+    async def collect(self) -> dict[str, Any]:
         async for _ in self._events():
             pass
         return self.writer.body
 
-    async def frames(self) -> AsyncIterator[dict[str, str]]:
-        try:
-            async for event in within(self._events(), self.server.settings.request_timeout):
-                yield _frame(event)
-        except Exception as error:
-            # The headers are out: a stream that just ended would look like an answer to some clients.
-            told = error_of(error, self.server.settings.request_timeout)
-            yield _frame(self.writer.fail(str(told)))
-        finally:
-            self.generation.cancel()
+    async def stream_chunks(self) -> AsyncIterator[Chunk]:
+        async for event in self._events():
+            yield _chunk(event)
+
+    def failed(self, error: errors.ApiError) -> Chunk:
+        """The last event of a stream that an error has ended: one that just ended would look whole to some clients."""
+        return _chunk(self.writer.fail(str(error)))
 
     async def _events(self) -> AsyncIterator[ResponseEvent]:
         for event in self.writer.start():
             yield event
         reason = None
-        async for _, delta in merged([self.generation]):
+        async for _, delta in self.running.deltas():
             reason = delta.finish_reason
             for event in self.writer.read(delta):
                 yield event
-        for event in self.writer.finish(reason, self.generation):
+        for event in self.writer.finish(reason, self.running.generations[0]):
             yield event
         self.writer.stored = self.body.store is not False and self._store()
         yield self.writer.end()
 
     def _store(self) -> bool:
-        items = [item.stored() for item in self.talk.items]
-        return self.server.responses.put(self.owner, self.writer.body, items, self.talk.previous)
+        items = [item.stored() for item in self.said.items]
+        return self.state.responses.put(self.owner, self.writer.body, items, self.said.previous)
 
 
-def _frame(event: ResponseEvent) -> dict[str, str]:
-    return {"event": event["type"], **frame(event)}
+def _chunk(event: ResponseEvent) -> Chunk:
+    return {"event": event["type"], **json_chunk(event)}

@@ -1,4 +1,4 @@
-"""How every route that takes a body runs: the body checked first, within a deadline, and for a client that is there."""
+"""Runs every route that takes a body: it checks the body first, sets a deadline, and stops if the client leaves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INLINE_BYTES = 64 * 1024
 
 
 class ClientGone(Exception):
-    """The client has closed its connection; there is nobody to answer."""
+    """The client has closed its connection, so that nobody waits for an answer."""
 
 
 class BodyRequest(Request):
@@ -38,7 +38,7 @@ class BodyRequest(Request):
 
 
 class Bodies:
-    """The bytes of all bodies that are being worked on, within a limit: many large ones must not fill the memory."""
+    """Counts the bytes of all bodies, and refuses more above a limit: many large ones must not fill the memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -46,7 +46,7 @@ class Bodies:
 
     @contextmanager
     def share(self) -> Iterator[Share]:
-        """One request's share, given back at the end."""
+        """The share of one request, which ends with this context."""
         share = Share(self)
         try:
             yield share
@@ -60,7 +60,7 @@ class Share:
     bytes: int = 0
 
     def add(self, size: int) -> None:
-        """Count what the request has sent. Raises ApiError if all together is too much."""
+        """Count bytes that the request has sent. Raises ApiError if all requests together have sent too much."""
         self.bytes += size
         self.bodies.held += size
         if self.bodies.held > self.bodies.limit:
@@ -68,17 +68,19 @@ class Share:
 
 
 class BodyRoute(APIRoute):
-    """Reads and checks the body, then runs the route until its answer, its deadline or its client's leaving."""
+    """Reads and checks the body, then runs the route until it answers, its time is up or its client leaves."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
         async def run(request: Request) -> Response:
-            timeout: float = request.app.state.server.settings.request_timeout
+            timeout: float = request.app.state.shared.settings.request_timeout
             wanted = BodyRequest(request.scope, request.receive)
+            # A stream that continues after its route has returned has the same deadline.
+            wanted.state.deadline = asyncio.get_running_loop().time() + timeout
             with request.app.state.bodies.share() as share:
                 try:
-                    async with asyncio.timeout(timeout):
+                    async with asyncio.timeout_at(wanted.state.deadline):
                         await _read(wanted, share)
                         return await _unless_gone(wanted, handler(wanted))
                 except TimeoutError as error:
@@ -88,7 +90,7 @@ class BodyRoute(APIRoute):
 
 
 async def _read(request: BodyRequest, share: Share) -> None:
-    """Read the body, and parse it if it calls itself JSON. Raises ApiError."""
+    """Read the body, and parse it if its content type is JSON. Raises ApiError."""
     parts: list[bytes] = []
     try:
         async for part in request.stream():
@@ -109,7 +111,7 @@ def _is_json(content_type: str | None) -> bool:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """Wait for `work` while the client is there: Starlette does not cancel a handler whose client has left."""
+    """Wait for `work` as long as the client stays: Starlette does not cancel a handler whose client has left."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(request))
     try:

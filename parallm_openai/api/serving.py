@@ -1,4 +1,4 @@
-"""The HTTP server itself: uvicorn with deadlines for its clients, and an end that leaves no request unanswered."""
+"""The HTTP server: uvicorn with deadlines for clients, and with a shutdown that answers every request."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parallm_openai.api import errors
 from parallm_openai.api.connections import Connection, NoWebSockets
-from parallm_openai.api.server import Server
+from parallm_openai.api.state import AppState
 
 log = logging.getLogger(__name__)
 
-# Longer than clients keep idle connections (httpx: 5 seconds), so that seldom one is closed as it is used again.
+# Longer than clients keep idle connections (httpx: 5 seconds): one that a client uses again is rarely closed.
 KEEP_ALIVE = 30
-# Once the rows have ended: what their answers may take to be written.
+# The time in which answers must be written once their rows have ended.
 ANSWERING = 2.0
-# Files besides connections: the model's own, pipes, logs.
+# Open files besides connections: the model's, pipes, logs.
 OTHER_FILES = 256
 MOST_CONNECTIONS = 16_384
-# The exit status after a second signal, as shells have it for an interrupt.
+# The exit status after a second signal: the one that shells give for an interrupt.
 FORCED = 130
 
 
 class InFlight:
-    """The requests under way, so that a server on its way down can wait for them and end those that outlast it."""
+    """The requests that are being answered. A server that shuts down waits for them, and ends those that are late."""
 
     def __init__(self) -> None:
         self.refusing = False
@@ -48,13 +48,13 @@ class InFlight:
         return self._count
 
     def cut(self) -> None:
-        """End those that have not begun to answer."""
+        """End the requests whose answer has not begun."""
         self._cut |= self._unstarted
         for task in self._cut:
             task.cancel()
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Have `app` answer; False where the cut came before it began to."""
+        """Let `app` answer. Returns False if `cut` came before the answer began."""
         task = asyncio.current_task()
         assert task is not None
 
@@ -82,7 +82,7 @@ class InFlight:
 
 
 class Interruptible:
-    """Keeps count of the requests under way, and answers with a 503 those that the server's end cuts off."""
+    """Counts the requests that are being answered, and answers those that a shutdown cuts off with a 503."""
 
     def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:
         self.app = app
@@ -103,12 +103,12 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, **options: Any) -> None:
-        server: Server = app.state.server
-        self.engine = server.engine
-        self.settings = server.settings
+        state: AppState = app.state.shared
+        self.engine = state.engine
+        self.settings = state.settings
         self.in_flight: InFlight = app.state.in_flight
         self.most_connections = _most_connections()
-        # The last resort, after all that `shutdown` does.
+        # A last limit, after everything that `shutdown` does itself.
         patience = math.ceil(self.settings.graceful_timeout) + 30
         super().__init__(
             uvicorn.Config(
@@ -137,7 +137,7 @@ class HttpServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _drop_half_open(self, connections: list[Connection], excess: int) -> None:
-        """Of those that keep others out, the ones that have waited longest for their clients."""
+        """Drop the connections that have waited longest for their clients, so that others can come in."""
         waiting = sorted((each for each in connections if each.half_open), key=lambda each: each.since)
         for connection in waiting[: excess + self.most_connections // 10]:
             connection.drop()
@@ -145,7 +145,7 @@ class HttpServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            # uvicorn itself would go on waiting after a second SIGTERM.
+            # uvicorn itself would keep waiting after a second SIGTERM.
             self.force_exit = True
         else:
             super().handle_exit(sig, frame)
@@ -160,19 +160,19 @@ class HttpServer(uvicorn.Server):
 
     async def _end_requests(self) -> None:
         await self._until(lambda: not self.in_flight or self.force_exit, self.settings.graceful_timeout)
-        # Plain answers: half of one would pass for a whole. Streams end with what they have.
+        # Answers that have begun go on: a part of a plain answer would look complete. Streams end with what they have.
         self.in_flight.cut()
         stopping = asyncio.create_task(self.engine.shutdown(0))
         await self._until(lambda: not self.in_flight, ANSWERING)
         connections: list[Any] = list(self.server_state.connections)
         for connection in connections:
-            # Its client does not read: there is no telling it that this is the end.
+            # Its client does not read, so that it cannot be told about the end.
             if connection.answering:
                 connection.drop()
         await self._until(lambda: stopping.done() or self.force_exit, math.inf)
 
     async def _end_forced(self) -> None:
-        # uvicorn skips it, and the loop's end would then report it as failed.
+        # uvicorn skips it after a second signal; the end of the loop would then report that it failed.
         lifespan = asyncio.create_task(self.lifespan.shutdown())
         await asyncio.wait({lifespan}, timeout=ANSWERING)
         if not lifespan.done():
@@ -188,7 +188,7 @@ class HttpServer(uvicorn.Server):
 
 
 def leave(status: int) -> NoReturn:
-    """End the process now, without waiting for threads that compile a grammar or are in the middle of a step."""
+    """End the process now, without waiting for threads that compile a grammar or run a step."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -196,7 +196,7 @@ def leave(status: int) -> NoReturn:
 
 
 class _Workers(ThreadPoolExecutor):
-    """The loop's pool of threads, which asyncio would wait for at the end, however long they take."""
+    """The loop's pool of threads. asyncio would wait for its threads at the end; this one does not."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Python work that may take too long, as a chat template's loops may: each on a thread of its own, ended in time."""
+"""Runs Python code that may take too long, like the loops of a chat template, on threads that end in time."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-# All of them share the interpreter's lock: more at a time would end no sooner.
+# They share the interpreter's lock: more of them at a time would not end sooner.
 MOST_AT_A_TIME = 4
-# An exception that a finaliser or a callback happened to receive is lost there; another one follows.
+# An exception that is raised inside a finaliser or a callback is lost, so that another one must follow.
 SECONDS_BETWEEN_TRIES = 0.2
 
 
 class OutOfTime(BaseException):
-    """Raised inside work whose time is up. No `Exception`, or what runs there could take it for an error of its own."""
+    """Raised inside work whose time is up. It is no `Exception`, because the work could catch that as its own error."""
 
 
 class TooBusy(Exception):
-    """Others kept all threads for as long as this work might have taken."""
+    """Other work kept all threads busy for the whole time that this work was given."""
 
 
 class TimedThreads:
-    """Runs functions, each on a fresh daemon thread, so that nothing waits for them: no other work, no exit."""
+    """Runs each function on a new daemon thread, so that neither other work nor the exit waits for it."""
 
     def __init__(self, most: int = MOST_AT_A_TIME) -> None:
         self._free = asyncio.Semaphore(most)
@@ -45,14 +45,14 @@ class TimedThreads:
 
 
 class _Work:
-    """One function on its thread, seen from the event loop; `ended` is called there when the thread is through."""
+    """One function on its thread. The event loop waits for `result`; `ended` is called there when the thread ends."""
 
     def __init__(self, function: Callable[[], Any], ended: Callable[[], None]) -> None:
         self._function = function
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._through = False
-        # Held to read or write whether the function still runs: nothing may be raised in what comes after it.
+        # Guards `_running`: nothing may be raised in the code that runs after the function.
         self._lock = threading.Lock()
         self._running = True
         self.result: asyncio.Future[Any] = self._loop.create_future()
@@ -64,7 +64,7 @@ class _Work:
             raise
 
     def interrupt(self) -> None:
-        """End the function where it still runs: at its next line of Python."""
+        """End the function at its next line of Python, if it still runs."""
         if self._through:
             return
         if not self._thread.is_alive():
@@ -85,13 +85,13 @@ class _Work:
                 error = raised
             with self._lock:
                 self._running = False
-            # What was on its way here must not end the delivery.
+            # An exception that was on its way must not interrupt the delivery.
             _raise_in(self._thread, None)
         except OutOfTime as raised:
             self._running = False
             error = raised
         with contextlib.suppress(RuntimeError):
-            # Not so if the loop is closed: nobody waits any more.
+            # The loop may be closed; then nobody waits any more.
             self._loop.call_soon_threadsafe(self._deliver, value, error)
 
     def _deliver(self, value: Any, error: BaseException | None) -> None:
@@ -108,6 +108,6 @@ class _Work:
 
 
 def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
-    """Raise an error in a thread as it runs its next line of Python; None takes back one that is not raised yet."""
+    """Raise an error in a thread at its next line of Python; None takes back one that has not been raised yet."""
     ident = ctypes.c_ulong(thread.ident or 0)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, None if error is None else ctypes.py_object(error))

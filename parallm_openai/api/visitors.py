@@ -1,4 +1,4 @@
-"""Which web pages may call this server, and under which names: what a browser's own headers tell."""
+"""Decides by a browser's headers which web pages may call this server, and under which host names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
 
 
 def host_of(authority: str) -> str | None:
-    """The lower-case host of `host:port`, without brackets; None where it is none."""
+    """The lower-case host of `host:port`, without brackets; None if it is no host."""
     found = _AUTHORITY.fullmatch(authority)
     return found[1].lower().strip("[]").removesuffix(".") if found else None
 
@@ -42,7 +42,7 @@ class Visitors:
     """Decides, by the headers alone, whether a request may come in."""
 
     def __init__(self, origins: Sequence[str], hosts: Sequence[str]) -> None:
-        """Both as checked by `check_origin` and `check_host`; names of this machine itself are always allowed hosts."""
+        """`origins` have passed `check_origin`, `hosts` `check_host`. Names of this machine are always allowed."""
         self.any_origin = ANY in origins
         self._loopback = LOOPBACK in origins
         named = [each for each in origins if each not in (ANY, LOOPBACK)]
@@ -60,7 +60,7 @@ class Visitors:
         return self._loopback and host is not None and is_loopback(host)
 
     def refusal(self, headers: Headers, *, safe: bool) -> ApiError | None:
-        """Why this request may not come in. `safe` requests change nothing, and CORS hides their answers."""
+        """The reason to refuse this request, if any. `safe` requests change nothing, and CORS hides their answers."""
         authority = headers.get("host")
         # Clients of HTTP/1.0 may leave it out; no browser does.
         if authority is not None and not self._any_host and not self._is_own_name(authority):
@@ -80,7 +80,7 @@ class Visitors:
                 "origin_not_allowed",
                 f"Pages of {origin[:200]!r} may not call this server. --cors-origins {origin[:200]} would allow them.",
             )
-        # Sent by browsers alone: `none` is the user's own doing, and any other value is another site's page.
+        # Only browsers send it. With `none` the user opened the page; any other value means a page of another site.
         site = headers.get("sec-fetch-site", "none")
         if site in ("none", "same-origin"):
             return None
@@ -91,7 +91,10 @@ class Visitors:
         return host is not None and (is_loopback(host) or any(each.fullmatch(host) for each in self._hosts))
 
     def _is_own_page(self, origin: str, authority: str) -> bool:
-        """Whether this server's own page asks. A name that is not known to be its own may have been rebound to it."""
+        """Whether the request comes from this server's own page.
+
+        A host name that is not known to be its own may be an attacker's, pointed at this server by DNS rebinding.
+        """
         if as_browsers_write(origin).partition("://")[2] != authority.lower():
             return False
         return self._is_own_name(authority) or _is_address(host_of(authority) or "")
@@ -102,7 +105,7 @@ def _refused(code: str, message: str) -> ApiError:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's CORS for the origins that may visit; a preflight of any other is refused and told nothing."""
+    """Starlette's CORS for the origins that may call this server; it refuses preflights of others without details."""
 
     def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
         super().__init__(
@@ -110,7 +113,7 @@ class Cors(CORSMiddleware):
             allow_origins=[ANY] if visitors.any_origin else [],
             allow_methods=["*"],
             allow_headers=["*"],
-            # Pages that do not come from this machine ask for it before they call a private address.
+            # Browsers ask for it before a page from elsewhere may call a private address.
             allow_private_network=True,
             expose_headers=["x-request-id", "openai-processing-ms", "retry-after"],
         )
@@ -125,8 +128,11 @@ class Cors(CORSMiddleware):
 
 
 class Gate:
-    """Refuses what may not come in with a 403. Without it a page could reconfigure the server: CORS asks only
-    before requests that no form could send, and hides answers without undoing what was done."""
+    """Answers requests that may not come in with a 403.
+
+    CORS alone would let any page reconfigure the server: browsers ask before a request only if no form could send
+    it, and otherwise only hide the answer.
+    """
 
     SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 

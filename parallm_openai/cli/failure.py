@@ -26,7 +26,7 @@ def explained() -> Iterator[None]:
     """End the command with one sentence if a model cannot be loaded or batched, or cannot take these prompts."""
     from parallm_openai.engine.capabilities import UnsupportedModelError
     from parallm_openai.models.loading import ModelLoadError
-    from parallm_openai.text.generation import GenerationError
+    from parallm_openai.text.output import GenerationError
     from parallm_openai.text.templates import TemplateError
 
     try:

@@ -1,4 +1,4 @@
-"""The ids of tool calls, in the form that a model's chat template asks for and its training has shown it."""
+"""The ids of tool calls, in the form that a model's chat template asks for and that the model was trained on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ALPHANUMERIC = string.digits + string.ascii_letters
 
 @dataclass(frozen=True)
 class CallIdForm:
-    """What ids look like: `fits` matches one; `make` makes one of a seed, a number in the conversation and a name.
+    """A form of ids: `fits` matches one, `make` makes one from a seed, the call's number and the function's name.
 
-    With `numbered` the number stands at the end of an id.
+    If `numbered`, an id ends with the call's number in the conversation.
     """
 
     fits: re.Pattern[str]
@@ -55,7 +55,7 @@ KIMI = CallIdForm(re.compile(r"functions\..+:([0-9]{1,9})", re.DOTALL | re.ASCII
 
 
 class _Namer:
-    """Gives every call of a conversation, from its first on, an id that no earlier call has."""
+    """Gives every call of a conversation, in order, an id that no earlier call has."""
 
     def __init__(self, form: CallIdForm) -> None:
         self._form = form
@@ -64,7 +64,7 @@ class _Namer:
         self.next_number = 0
 
     def name(self, given: str | None, function: str) -> str:
-        """The id given where it will do, else one that follows from it and from how often it was there before."""
+        """The given id if it fits and is free, else one made from it and from how often it came before."""
         seed = given or f"call {self.next_number}"
         if given is None or given in self._taken or not self._form.fits.fullmatch(given):
             given = self._made(seed, function)
@@ -86,7 +86,7 @@ class _Namer:
 def rename_calls(messages: Sequence[Message], form: CallIdForm) -> None:
     """Put the ids of calls and of their answers into the form, in place.
 
-    An id that has the form stays. The same conversation gets the same ids however it goes on, so that its prompt
+    An id that has the form stays. A conversation keeps its ids when messages are added, so that its prompt
     begins as before.
     """
     namer = _Namer(form)
@@ -113,7 +113,7 @@ def rename_calls(messages: Sequence[Message], form: CallIdForm) -> None:
 def _rename_answer(
     answer: Message, namer: _Namer, renamed: Mapping[str, str], unanswered: list[tuple[str, str]]
 ) -> None:
-    """An answer belongs to the last call of its id, else to one of those just before it that no id answers."""
+    """An answer belongs to the last call with its id, else to a call just before it that no answer names."""
     given = answer.get("tool_call_id")
     if given is not None and given in renamed:
         answer["tool_call_id"] = renamed[given]
@@ -123,13 +123,13 @@ def _rename_answer(
         unanswered.remove(pair)
         answer["tool_call_id"] = pair[1]
         return
-    # Templates ask for the function's name where no call tells it.
+    # Templates ask for the function's name if no call gives it.
     answer.setdefault("name", "unknown")
     answer["tool_call_id"] = namer.name(given, answer["name"])
 
 
 def _answers_after(messages: Sequence[Message], place: int) -> set[str]:
-    """The ids that the answers right after a message state."""
+    """The ids that the answers right after a message have."""
     stated: set[str] = set()
     for after in range(place + 1, len(messages)):
         if messages[after].get("role") != "tool":

@@ -1,4 +1,4 @@
-"""From a model's raw text to what a chat answer is made of."""
+"""Splits a model's raw text into the thoughts, the content and the tool calls of a chat answer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import regex
 
 from parallm_openai.engine.constraint import Grammar
-from parallm_openai.text import harmony
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event
-from parallm_openai.text.harmony import HarmonyParser
-from parallm_openai.text.reasoning import Beginning, Marks, ReasoningSplitter
-from parallm_openai.text.thinking import Bound, Fork, Free, Node
+from parallm_openai.text.grammar.answer_grammar import Bound, Fork, Free, Node
+from parallm_openai.text.reasoning import harmony
+from parallm_openai.text.reasoning.harmony import HarmonyParser
+from parallm_openai.text.reasoning.splitter import Beginning, Marks, ReasoningSplitter
 from parallm_openai.text.tools.format import Tool, ToolFormat
 from parallm_openai.text.tools.stream import ToolSplitter
 
@@ -22,7 +22,7 @@ _TAG = regex.compile(r"<[^<>]+>")
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What a model's chat template says of its answers: how it thinks, frames its answers and calls tools."""
+    """How a model writes its thoughts, the frame around its answers, and its tool calls; found in its chat template."""
 
     thinking: Marks | None = None
     tools: ToolFormat | None = None
@@ -31,9 +31,9 @@ class ChatFormat:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Text that must reach the parser even where the tokenizer holds it for invisible.
+        """Text that must reach the parser even if the tokenizer leaves it out of decoded text.
 
-        Some marks are several tokens, each of which may be invisible by itself.
+        Some marks are several tokens, each of which may be left out by itself.
         """
         pairs = [pair for pair in (self.thinking, self.frame) if pair is not None]
         tools = self.tools.markers if self.tools is not None else ()
@@ -50,7 +50,7 @@ class ChatFormat:
         return self.harmony or self.thinking is not None
 
     def beginning(self, prompt: str, prefill: str | None = None) -> Beginning:
-        """Where an answer to a rendered prompt begins; `prefill` is a last message that it goes on with."""
+        """How far a rendered prompt has begun the answer; `prefill` is a last message that the model continues."""
         opened = prompt
         if prefill is not None:
             # Templates strip, and some leave out thoughts that stand in a message.
@@ -71,7 +71,7 @@ class ChatFormat:
     def parser(
         self, beginning: Beginning, tools: Sequence[Tool], *, bound: bool = False, once: bool = False
     ) -> ChatParser:
-        """A parser for one answer. `tools` may be called, `once` at most; a `bound` answer has a grammar."""
+        """A parser for one answer. `tools` may be called, and only once if `once`. A `bound` answer has a grammar."""
         return ChatParser(self, beginning, tools, bound=bound, once=once)
 
     def script(
@@ -84,10 +84,11 @@ class ChatFormat:
         answers: bool = True,
         thinks: bool = True,
     ) -> tuple[dict[str, Node], str]:
-        """What may come before what `answer` allows, and the node of it at which this answer begins.
+        """A script of the whole answer (see `grammar/answer_grammar.py`), and the node at which it begins.
 
-        That is thoughts, if it `thinks`, and the family's own marks. Harmony's `calls` have each their own
-        grammar; elsewhere calls are part of what `answer` allows, and nothing else is unless it `answers`.
+        Before what `answer` allows there may be thoughts, if the model `thinks`, and the family's own marks. Each of
+        Harmony's `calls` has its own grammar; in other families calls are part of what `answer` allows. Unless it
+        `answers`, an answer must be a call.
         """
         if self.harmony:
             nodes = harmony.script(answer, calls, token_id, answers=answers, thinks=thinks)
@@ -98,7 +99,7 @@ class ChatFormat:
         return nodes, starts[beginning]
 
     def _script(self, framed: Grammar | None, bare: Grammar | None, token_id: TokenId, thinks: bool) -> dict[str, Node]:
-        """Thoughts, then the answer inside the family's marks or without them."""
+        """Thoughts, then the answer inside the family's marks or without marks."""
         nodes: dict[str, Node] = {"final": Bound(bare), "after": Bound(bare), "header": Bound(bare)}
         ways: list[tuple[str, str]] = []
         if self.frame is not None and framed is not None:
@@ -116,9 +117,9 @@ class ChatFormat:
 
 
 class ChatParser:
-    """Reads one answer: first the thinking, then content and tool calls.
+    """Reads one answer: first the thoughts, then content and tool calls.
 
-    Where only one call may be made, what follows it is not told.
+    The rule that only one call may be made stands here: nothing that follows the call comes out.
     """
 
     def __init__(
@@ -140,11 +141,11 @@ class ChatParser:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more may come: the only call is made."""
+        """Whether nothing more may come because the only call is complete."""
         return self._once and self._calls is not None and self._calls.between_calls
 
     def feed(self, text: str, tokens: Iterable[int] = ()) -> list[Event]:
-        """What the text brings; thoughts are counted in the tokens that brought it, their marks included."""
+        """The events of a piece of text. Its `tokens` count as thoughts if the text is, marks of thoughts included."""
         before = self._thinks()
         events = self._read(text)
         self._count(len(tuple(tokens)), before or self._thinks())
@@ -153,12 +154,12 @@ class ChatParser:
     def finish(self, natural: bool = False) -> list[Event]:
         """What was held back, now that nothing more comes; `natural` if the model itself ended the answer."""
         events = self._split(self._reasoning.finish()) if self._reasoning is not None else []
-        return self._told(events + (self._calls.finish(natural) if self._calls is not None else []))
+        return self._permitted(events + (self._calls.finish(natural) if self._calls is not None else []))
 
     def _read(self, text: str) -> list[Event]:
         if self._reasoning is None:
-            return self._told(self._answer(text))
-        return self._told(self._split(self._reasoning.feed(text)))
+            return self._permitted(self._answer(text))
+        return self._permitted(self._split(self._reasoning.feed(text)))
 
     def _thinks(self) -> bool:
         return self._marked is not None and self._marked.thinking
@@ -168,7 +169,7 @@ class ChatParser:
         return self._calls if isinstance(self._calls, HarmonyParser) else self._reasoning
 
     def _count(self, tokens: int, thinks: bool) -> None:
-        """Tokens of a mark or header that is not yet whole count once it turns out to be that of thoughts."""
+        """Tokens of an unfinished mark or header count later, if it turns out to begin thoughts."""
         if thinks:
             self.reasoning_tokens += tokens + self._undecided
             self._undecided = 0
@@ -188,10 +189,10 @@ class ChatParser:
             return self._calls.feed(text)
         return [Content(text)] if text else []
 
-    def _told(self, events: list[Event]) -> list[Event]:
-        return [event for event in events if not self._once or self._is_told(event)]
+    def _permitted(self, events: list[Event]) -> list[Event]:
+        return [event for event in events if not self._once or self._is_permitted(event)]
 
-    def _is_told(self, event: Event) -> bool:
+    def _is_permitted(self, event: Event) -> bool:
         match event:
             case CallStart(index):
                 self._called = True

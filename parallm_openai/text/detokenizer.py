@@ -13,15 +13,15 @@ from parallm_openai.text.token_bytes import TokenBytes
 class Detokenizer(Protocol):
     """Turns one sequence's tokens into text; the pieces joined are the decoded whole.
 
-    A character whose bytes are spread over several tokens comes when it is complete;
-    what is still incomplete at the end comes out of `flush` as U+FFFD.
+    A character whose bytes are spread over several tokens comes out when it is complete.
+    If it is incomplete at the end, `flush` returns U+FFFD for it.
     """
 
     def add(self, token: int) -> str:
         """The text that this token completes."""
 
     def flush(self) -> str:
-        """What is left when no more tokens come."""
+        """The text that is left when no more tokens come."""
 
 
 class ByteDetokenizer:
@@ -35,7 +35,7 @@ class ByteDetokenizer:
     def add(self, token: int) -> str:
         if token in self._shown:
             return self._decoder.decode(self._shown[token])
-        # Models pad their heads: an id without a token has no text.
+        # Models have more ids than there are tokens: an id without a token has no text.
         return self._decoder.decode(self._visible[token]) if token < len(self._visible) else ""
 
     def flush(self) -> str:

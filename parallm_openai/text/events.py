@@ -1,8 +1,10 @@
-"""What a chat answer is made of, as it streams."""
+"""The events of one answer, in the order in which they stream."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from parallm_openai.engine.request import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,11 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """The `index`-th tool call begins; its arguments follow in pieces."""
+    """The `index`-th tool call begins; its arguments follow in pieces. Parsers leave the `id` to their caller."""
 
     index: int
     name: str
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +38,12 @@ class CallArguments:
     text: str
 
 
-Event = Content | Reasoning | CallStart | CallArguments
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of the answer, and whether it `called` any tool."""
+
+    reason: FinishReason
+    called: bool = False
+
+
+Event = Content | Reasoning | CallStart | CallArguments | Finish

@@ -1,4 +1,4 @@
-"""A conversation as a chat template reads it: what clients send, in the one form that this template takes."""
+"""Puts a conversation, which clients send in many forms, into the one form that a chat template takes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pydantic_core
 
 from parallm_openai.text.call_ids import OPENAI, CallIdForm, Message, rename_calls
-from parallm_openai.text.plain_tools import without_nulls
+from parallm_openai.text.tools.plain import without_nulls
 
-# What clients and servers call the thoughts of an answer. Templates read one of these.
+# Names that clients and servers have for the thoughts of an answer. Each template reads one of them.
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Parts of a message's content that are thoughts.
 THOUGHT_PARTS = ("thinking", "reasoning")
@@ -22,11 +22,12 @@ _NO_JSON = object()
 
 @dataclass(frozen=True)
 class TemplateTraits:
-    """In which form a chat template wants what clients send in many.
+    """The form in which a chat template wants a conversation.
 
-    `objects`: arguments of calls as objects, else as JSON text. `any_text`: shows arguments that are text as they
-    are, JSON or not. `parallel`: shows all calls of one message. `apart`: takes content and thoughts beside a call.
-    `developer`: knows that role. `properties`: reads the description of every parameter.
+    `ids` is the form of call ids. The template takes arguments of calls as objects if `objects`, else as JSON text;
+    with `any_text` it shows text that is no JSON as it is. It shows all calls of a message if `parallel`, and takes
+    content and thoughts beside a call if `apart`. It knows the role `developer`. It reads the description of every
+    parameter if `properties`.
     """
 
     ids: CallIdForm = OPENAI
@@ -39,14 +40,14 @@ class TemplateTraits:
 
 
 def adapted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
-    """The messages as this template takes them; those given stay as they are."""
+    """A copy of the messages in the form that this template takes."""
     shaped = [_message(message, traits) for message in messages]
     rename_calls(shaped, traits.ids)
     return shaped if traits.parallel else list(_one_call_each(shaped))
 
 
 def described(tools: Iterable[Mapping[str, Any]], traits: TemplateTraits) -> list[dict[str, Any]]:
-    """Tools with everything that templates read without asking whether it is there."""
+    """Tools with every field that templates read without checking that it exists."""
     return [{**tool, "function": _function(tool["function"], traits)} for tool in tools]
 
 
@@ -94,7 +95,7 @@ def _flat(content: Any, refusal: Any) -> str:
 
 
 def _thoughts_in(content: Any) -> str:
-    """The thoughts among the parts of a message's content: as text, or as parts of their own."""
+    """The thoughts among the parts of a message's content; a part holds text or further parts."""
     if not isinstance(content, list):
         return ""
     found = [part.get(part["type"]) or part.get("text") for part in content if part.get("type") in THOUGHT_PARTS]
@@ -102,7 +103,7 @@ def _thoughts_in(content: Any) -> str:
 
 
 def _name_thoughts(message: Message, parts: str, joined: bool) -> None:
-    """Give an assistant's thoughts every name that a template may read, and the content too if `joined`."""
+    """Give an assistant's thoughts every name that a template may read. If `joined`, they take in the content."""
     given = [message.pop(name, None) for name in THOUGHTS]
     thoughts = next((text for text in (*given, parts) if isinstance(text, str) and text), None)
     if thoughts is None or message["role"] != "assistant":
@@ -113,7 +114,7 @@ def _name_thoughts(message: Message, parts: str, joined: bool) -> None:
 
 
 def _arguments(text: str, traits: TemplateTraits) -> Any:
-    """A call's arguments for this template. Text that is no JSON object stays itself where the template shows text."""
+    """A call's arguments for this template. Text that is no JSON object stays if the template shows any text."""
     value = _parsed(text)
     if isinstance(value, str):
         # JSON in JSON, as some models write it.
@@ -137,7 +138,7 @@ def _parsed(text: str) -> Any:
 
 
 def _begun(text: str) -> dict[str, Any] | None:
-    """What there is of an object that was cut short, as an answer that ended at `max_tokens`."""
+    """The complete part of a JSON object that was cut off, for instance at `max_tokens`."""
     try:
         value = pydantic_core.from_json(text, allow_partial="trailing-strings")
     except ValueError:
@@ -146,7 +147,7 @@ def _begun(text: str) -> dict[str, Any] | None:
 
 
 def _one_call_each(messages: Sequence[Message]) -> Iterable[Message]:
-    """The same conversation with every call in a message of its own, its answer right after it."""
+    """The same conversation with every call in a message of its own and the call's answer right after it."""
     at = 0
     while at < len(messages):
         message = messages[at]

@@ -1,4 +1,4 @@
-"""Looking for marks in text that arrives in pieces."""
+"""Finds marks in text that arrives in pieces."""
 
 from __future__ import annotations
 

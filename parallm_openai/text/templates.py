@@ -1,4 +1,4 @@
-"""The model's chat template: which form of a conversation it takes, and the prompt that it makes of one."""
+"""The model's chat template: the form in which it takes a conversation, and the prompt that it makes of one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.call_ids import KIMI, OPENAI, SHORT, CallIdForm, Message
 from parallm_openai.text.history import TemplateTraits, adapted, described
-from parallm_openai.text.plain_tools import plainer
+from parallm_openai.text.tools.plain import plainer
 
 Tools = Sequence[Mapping[str, Any]]
 
 LONGEST_REASON = 500
-# What the library and Jinja put before a template besides its own variables.
+# Names that the library and Jinja define for a template besides the template's own variables.
 _GIVEN = {"messages", "conversations", "raise_exception", "strftime_now", "self", *DEFAULT_NAMESPACE}
 
 
@@ -48,7 +48,7 @@ class ChatTemplate:
 
     @cached_property
     def reserved(self) -> frozenset[str]:
-        """Names that are no template variables: what the server sets and what the library takes for itself."""
+        """Names that a client may not set: the server sets them, or the library has them as parameters of its own."""
         taken = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
         jinja = inspect.signature(render_jinja_template).parameters
         special = {*PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES, *self._hf.special_tokens_map}
@@ -60,21 +60,21 @@ class ChatTemplate:
         *,
         tools: Tools | None = None,
         continue_final: bool = False,
-        options: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt for these messages; with `continue_final` the last one is left open.
 
-        `options` are template variables. Raises TemplateError with the template's own words.
+        `variables` are template variables. Raises TemplateError with the template's own words.
         """
         if not self.exists:
             raise TemplateError("this model has no chat template; use /v1/completions")
         try:
-            return self._in_some_form(messages, tools, continue_final, options)
+            return self._in_some_form(messages, tools, continue_final, variables)
         except TemplateError:
             if not tools or (simple := plainer(tools)) == list(tools):
                 raise
             try:
-                return self._in_some_form(messages, simple, continue_final, options)
+                return self._in_some_form(messages, simple, continue_final, variables)
             except TemplateError:
                 pass
             raise
@@ -84,18 +84,18 @@ class ChatTemplate:
         messages: Sequence[Message],
         tools: Tools | None,
         continue_final: bool,
-        options: Mapping[str, Any] | None,
+        variables: Mapping[str, Any] | None,
     ) -> str:
         traits = self.traits(bool(tools))
         try:
-            return self._render(messages, traits, tools, continue_final, options)
+            return self._render(messages, traits, tools, continue_final, variables)
         except TemplateError:
             if not any(message.get("tool_calls") or message.get("function_call") for message in messages):
                 raise
-            # The form of arguments was found out on a short conversation, where this template may take another way.
+            # The form of arguments was found with a short conversation, for which this template may behave otherwise.
             other = replace(traits, objects=not traits.objects)
             try:
-                return self._render(messages, other, tools, continue_final, options)
+                return self._render(messages, other, tools, continue_final, variables)
             except TemplateError:
                 pass
             raise
@@ -106,9 +106,9 @@ class ChatTemplate:
         traits: TemplateTraits,
         tools: Tools | None = None,
         continue_final: bool = False,
-        options: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
-        # mlx-lm's wrapper switches thinking on where the template by itself would not.
+        # mlx-lm's wrapper switches thinking on even if the template by itself would not.
         template = self._hf if self._hf.chat_template is not None else self._wrapper
         try:
             text = template.apply_chat_template(
@@ -117,16 +117,16 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=not continue_final,
                 continue_final_message=continue_final,
-                **(options or {}),
+                **(variables or {}),
             )
         except Exception as error:
-            # A template is a program: its expressions raise whatever Python's do.
+            # A template is a program: it can raise any exception that Python can.
             raise TemplateError(f"the chat template refuses these messages: {_reason(error)}") from error
         return _encodable(str(text))
 
     def traits(self, with_tools: bool) -> TemplateTraits:
-        """In which form the template wants conversations, found out by rendering a few at first need."""
-        # Only where there are several templates is the one for tools another.
+        """The form in which the template wants conversations, found by rendering a few when it is first needed."""
+        # A model with several templates has one of its own for tools.
         several = isinstance(self._hf.chat_template, dict)
         key = with_tools and several
         if key not in self._traits:
@@ -136,7 +136,7 @@ class ChatTemplate:
         return self._traits[key]
 
     def _unknown(self) -> TemplateTraits:
-        """What is taken for granted of a template that shows no calls."""
+        """The traits assumed for a template that shows no calls."""
         return TemplateTraits(ids=self._id_forms()[0], developer=self._knows_developers())
 
     def _shown(self, messages: Sequence[Message], traits: TemplateTraits, tools: Tools | None) -> str:
@@ -146,10 +146,10 @@ class ChatTemplate:
             return ""
 
     def _found_out(self, tools: Tools | None) -> TemplateTraits | None:
-        """The forms that the template takes calls in; None where it takes none."""
+        """The forms in which the template takes calls; None if it takes none."""
         for properties, ids, objects in product((False, True), self._id_forms(), (True, False)):
             traits = replace(self._unknown(), ids=ids, objects=objects, properties=properties)
-            # A dictionary in Python's notation is no form that a model has seen.
+            # No model was trained on a dictionary in Python's notation.
             if (text := self._shown(_CALLED, traits, tools)) and str(_ARGUMENTS) not in text:
                 break
         else:
@@ -165,12 +165,12 @@ class ChatTemplate:
         return traits
 
     def _id_forms(self) -> tuple[CallIdForm, ...]:
-        """The forms that the template may want, the likeliest first."""
+        """The forms of call ids that the template may want, the likeliest first."""
         known = {"kimi_k2": KIMI, "mistral": SHORT}.get(self._family or "")
         return (known,) if known is not None else (OPENAI, SHORT)
 
     def _knows_developers(self) -> bool:
-        """Templates that write any role as it comes would show one that the model has never seen."""
+        """Whether the template knows developers. Many write any role, even one that the model has never seen."""
         if "developer" not in template_text(self._hf):
             return False
         return _SECRET in self._shown(_DEVELOPED, TemplateTraits(developer=True), None)
@@ -187,7 +187,7 @@ _QUESTION: Message = {"role": "user", "content": "Hello"}
 
 
 def _calling(arguments: str, *names: str, **more: str) -> list[Message]:
-    """A conversation in which each of these functions is called, and answers."""
+    """A conversation in which each of these functions is called and answers."""
     calls = [
         {"id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": arguments}} for name in names
     ]
@@ -207,13 +207,13 @@ def _both_in(prompt: str) -> bool:
 
 
 def template_text(tokenizer: Any) -> str:
-    """The chat template's source; of several, all of them."""
+    """The source of the chat template, or of all templates if there are several."""
     template = tokenizer.chat_template
     return "\n".join(template.values()) if isinstance(template, dict) else template or ""
 
 
 def _reason(error: Exception) -> str:
-    """The error in its own words, and no more of them than a reader wants: some quote the whole conversation."""
+    """The error in its own words, shortened: some quote the whole conversation."""
     words = str(error)
     if not isinstance(error, (jinja2.TemplateError, ValueError)) or not words:
         words = f"{type(error).__name__}: {words}" if words else type(error).__name__
@@ -221,7 +221,7 @@ def _reason(error: Exception) -> str:
 
 
 def _encodable(text: str) -> str:
-    """The text with whole surrogate pairs joined and halves replaced: JSON can write them, UTF-8 cannot."""
+    """The text with surrogate pairs joined and lone surrogates replaced: JSON can hold them, UTF-8 cannot."""
     if text.isascii():
         return text
     try:

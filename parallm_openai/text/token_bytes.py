@@ -16,8 +16,8 @@ _SPACE = "\u2581"
 class TokenBytes:
     """A table from token id to bytes, for byte-level BPE and sentencepiece-style tokenizers.
 
-    `of` gives a token's own bytes, special or not; `visible` those that belong in the text,
-    none for special tokens. Raises ValueError for a tokenizer of another kind.
+    `of` has the bytes of every token, special ones included. `visible` has the bytes that belong in decoded text,
+    which are none for special tokens. Raises ValueError for a tokenizer of another kind.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -68,7 +68,7 @@ def _from_sentencepiece(token: str) -> bytes:
 
 @cache
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's mapping: printable Latin-1 bytes are themselves, the others follow from U+0100 on."""
+    """GPT-2's mapping: printable Latin-1 bytes stand for themselves, the others are written from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))
@@ -76,15 +76,15 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 class Lexicon:
-    """Which tokens continue a text, and which run across its end: what a mask over text needs.
+    """Finds the tokens that continue a text, and those that run across its end: for masks that enforce a text.
 
-    `marks` are the tokens that stand for something beyond their letters.
+    `marks` are the tokens that are more than the text they are written as, like `<think>`.
     """
 
     def __init__(self, of: Sequence[bytes], marks: Collection[int]) -> None:
         self.of = of
         self._marks = frozenset(marks)
-        # Of two tokens with the same bytes the later one is the model's own: single bytes come first.
+        # Single bytes come first in a vocabulary; of two tokens with the same bytes the model writes the later one.
         self._ids = {token: index for index, token in enumerate(of) if token and index not in self._marks}
         self._ids |= {of[index]: index for index in self._marks if of[index]}
         self._mark_sizes = sorted({len(of[index]) for index in self._marks} - {0}, reverse=True)
@@ -92,13 +92,13 @@ class Lexicon:
         self._holding: dict[bytes, list[int]] = {}
 
     def continuing(self, text: bytes) -> list[int]:
-        """The tokens that begin `text`; where it begins with a mark, that alone."""
+        """The tokens that `text` begins with; only the mark if it begins with one."""
         found = [self._ids[text[:size]] for size in range(1, len(text) + 1) if text[:size] in self._ids]
         marks = [token for token in found if token in self._marks]
         return marks[-1:] or found
 
     def marks_in(self, text: bytes) -> list[tuple[int, int]]:
-        """Where marks stand in `text`, from beginning to end; of several at one place the longest."""
+        """The begin and end of each mark in `text`; of several marks at one place, the longest."""
         found, at = [], 0
         while at < len(text):
             size = next((size for size in self._mark_sizes if self._ids.get(text[at : at + size]) in self._marks), 1)
@@ -108,7 +108,7 @@ class Lexicon:
         return found
 
     def running_over(self, text: bytes) -> list[int]:
-        """The tokens that begin with `text` and go on."""
+        """The tokens that begin with `text` and have more after it."""
         begin = bisect_right(self._sorted, (text, len(self.of)))
         found = []
         for at in range(begin, len(self._sorted)):
@@ -119,8 +119,8 @@ class Lexicon:
         return found
 
     def holding(self, text: bytes) -> list[int]:
-        """The tokens that have `text` inside them and go on after it."""
+        """The tokens that have `text` inside them and more after it."""
         if text not in self._holding:
-            # Once for each mark of a model: this looks at every token.
+            # This looks at every token, but only once for each mark of a model.
             self._holding[text] = [index for index, token in enumerate(self.of) if text in token[:-1]]
         return self._holding[text]

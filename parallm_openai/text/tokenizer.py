@@ -1,4 +1,4 @@
-"""The model's tokenizer and chat template, as the API needs them."""
+"""The model's tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from parallm_openai.text.call_ids import CallIds, Message
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.detokenizer import ByteDetokenizer, Detokenizer, LibraryDetokenizer
-from parallm_openai.text.grammar_compiler import Grammars
-from parallm_openai.text.reasoning import Marks, answer_marks, thinking_marks
+from parallm_openai.text.grammar.compiler import Grammars
+from parallm_openai.text.reasoning.splitter import Marks, answer_marks, thinking_marks
 from parallm_openai.text.templates import ChatTemplate, TemplateError, Tools, template_text
 from parallm_openai.text.token_bytes import Lexicon, TokenBytes
 from parallm_openai.text.tools.families import FORMATS, detect
 
-# What stands before the text above a gap, before that below it, and before what fills it.
+# The marks before the text above a gap, before the text below it, and before the text that fills it.
 INFILL_MARKS = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -44,19 +44,20 @@ class Tokenizer:
             self._bytes = None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`; with `special`, framed as the model expects a text to begin, if it is not yet.
+        """Token ids of `text`. With `special`, the tokens that must begin a text are added unless it has them.
 
         Raises TokenizerError.
         """
         try:
             tokens = list(self._hf.encode(text, add_special_tokens=special))
-        except BaseException as error:  # A panic of native code, at a text that its expressions give up on.
+        except BaseException as error:
+            # A panic of native code is no Exception; some texts make its regular expressions panic.
             raise TokenizerError(f"it cannot be tokenised: {str(error)[:200]}") from error
         doubled = special and len(tokens) > 1 and tokens[0] == tokens[1] == self.bos_token
         return tokens[1:] if doubled else tokens
 
     def infill(self, prefix: str, suffix: str) -> list[int] | None:
-        """A prompt for what stands between two texts; None where the model has no tokens to ask for that."""
+        """A prompt that asks for the text between two others; None if the model has no tokens for that."""
         for marks in INFILL_MARKS:
             ids = [self.token_id(mark) for mark in marks]
             if None not in ids:
@@ -70,7 +71,7 @@ class Tokenizer:
         return "".join(map(detokenizer.add, tokens)) + detokenizer.flush()
 
     def detokenizer(self, shown: Iterable[str] = ()) -> Detokenizer:
-        """A detokenizer for one sequence; special tokens are left out but for those `shown`."""
+        """A detokenizer for one sequence. It leaves out special tokens except those `shown`."""
         if self._bytes is not None:
             return ByteDetokenizer(self._bytes, self._single_tokens(shown))
         return LibraryDetokenizer(self.wrapper.detokenizer)
@@ -89,7 +90,7 @@ class Tokenizer:
 
     @cached_property
     def chat_format(self) -> ChatFormat:
-        """How this model's chat template writes thoughts and tool calls."""
+        """How this model writes thoughts and tool calls, by its chat template."""
         text = template_text(self._hf)
         harmony = "<|channel|>" in text and "<|message|>" in text
         if self._tool_format == "auto" and harmony:
@@ -102,17 +103,17 @@ class Tokenizer:
         """What the chat template makes of an answer in the middle of a conversation."""
         said = [("user", "Hello"), ("assistant", "Hello"), ("user", "Hello")]
         try:
-            # Not by `template`, which asks for the format that is being found out here.
+            # `template` cannot render it: that needs the format which is being found here.
             return ChatTemplate(self.wrapper).render([{"role": role, "content": text} for role, text in said])
         except TemplateError:
             return ""
 
     @cached_property
     def thinks_by_default(self) -> bool:
-        """Whether the chat template asks for thoughts unless it is told not to."""
+        """Whether the chat template asks for thoughts if no variable says otherwise."""
         hello = [{"role": "user", "content": "Hello"}]
         try:
-            return self.render(hello) == self.render(hello, options={"enable_thinking": True})
+            return self.render(hello) == self.render(hello, variables={"enable_thinking": True})
         except TemplateError:
             return False
 
@@ -134,21 +135,17 @@ class Tokenizer:
         return Grammars(self._hf, self.vocab_size, eos_ids)
 
     def token_bytes(self, token: int) -> bytes:
-        """The token's own bytes, perhaps a part of a character; special tokens have their name."""
+        """The token's bytes, perhaps a part of a character; for a special token, its name."""
         if self._bytes is not None:
             return self._bytes.of[token] if token < len(self._bytes.of) else b""
         return str(self._hf.decode([token])).encode()
 
-    def token_text(self, token: int) -> str:
-        """The token as text; bytes that are no character by themselves appear as U+FFFD."""
-        return self.token_bytes(token).decode("utf-8", "replace")
-
     def unknown_ids(self, tokens: Sequence[int]) -> list[int]:
-        """Those ids that the model has no logit for: they must never reach an array."""
+        """The ids for which the model has no logit: they must never reach an array."""
         return [token for token in tokens if not 0 <= token < self.vocab_size]
 
     def most_characters(self, tokens: int) -> int:
-        """A longer text cannot be as few tokens."""
+        """The most characters that so many tokens can stand for."""
         # Normalisers may join up to four characters into one.
         return 4 * tokens * self._longest_token
 
@@ -168,7 +165,7 @@ class Tokenizer:
 
     @property
     def start_token(self) -> int | None:
-        """What stands for the start of a text in an empty prompt, where the tokenizer has such a token."""
+        """The token that an empty prompt becomes, if the tokenizer has one."""
         start = self._hf.bos_token_id if self._hf.bos_token_id is not None else self._hf.eos_token_id
         return None if start is None else int(start)
 
@@ -187,11 +184,11 @@ class Tokenizer:
         *,
         tools: Tools | None = None,
         continue_final: bool = False,
-        options: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt that the chat template makes of OpenAI-style messages.
 
-        `continue_final` leaves the last message open for the model to go on with. `options`
+        `continue_final` leaves the last message open, so that the model continues it. `variables`
         are template variables. Raises TemplateError with the template's own words.
         """
-        return self.template.render(messages, tools=tools, continue_final=continue_final, options=options)
+        return self.template.render(messages, tools=tools, continue_final=continue_final, variables=variables)

@@ -12,7 +12,7 @@ from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, 
 from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
 from parallm_openai.text.history import THOUGHT_PARTS, THOUGHTS
 
-# More are no conversation; checking each takes its time.
+# No conversation has more, and checking each takes time.
 MAX_MESSAGES = 16_384
 
 
@@ -25,7 +25,7 @@ class ContentPart(Body):
 
 
 def _arguments_text(value: Any) -> Any:
-    """Arguments as JSON text, also of clients that keep them as an object or leave them out."""
+    """Arguments as JSON text; some clients send them as an object, or leave them out."""
     return "{}" if value is None else json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
@@ -33,7 +33,7 @@ Arguments = Annotated[str, BeforeValidator(_arguments_text)]
 
 
 class FunctionCall(Body):
-    # Clients send calls back with what they keep beside them, which is nothing that the model wrote (an index, …).
+    # Clients send calls back with fields of their own, which the model did not write (an index, …).
     model_config = ConfigDict(extra="ignore", strict=True)
 
     name: str
@@ -49,7 +49,7 @@ class ToolCall(Body):
 
 
 class ChatMessage(Body):
-    # Clients send answers back whole, with fields that mean nothing in a prompt (annotations, reasoning, …).
+    # Clients send answers back unchanged, with fields that mean nothing in a prompt (annotations, …).
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -62,20 +62,14 @@ class ChatMessage(Body):
     function_call: FunctionCall | None = None
 
     @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or ""
-
-    @property
     def _says_something_else(self) -> bool:
-        # An answer that was cut short in its thoughts has nothing but them; one that was refused, the refusal.
+        # An answer that was cut off in its thoughts has only those; one that was refused has only the refusal.
         more = self.model_extra or {}
         said = [more.get(name) for name in (*THOUGHTS, "refusal")]
         return bool(self.tool_calls or self.function_call) or any(isinstance(text, str) and text for text in said)
 
     def check(self, index: int) -> None:
-        """Raise ApiError for what a text model cannot read."""
+        """Raise ApiError for content that a text model cannot read."""
         where = f"messages[{index}]"
         if self.content is None and self.role not in ("assistant", "tool", "function"):
             raise invalid(f"Invalid value for '{where}.content': expected text, got null.", f"{where}.content")
@@ -95,7 +89,7 @@ class ChatMessage(Body):
 FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-# One branch, so that what is wrong is told of as such.
+# Not a union with bool, so that errors name the fault itself.
 Schema = Annotated[dict[str, Any], BeforeValidator(lambda schema: {} if schema is True else schema)]
 
 
@@ -153,7 +147,7 @@ class ChatRequest(SamplingFields):
     prompt_cache_retention: str | None = None
 
     def check(self) -> None:
-        """Raise ApiError for what the types do not say."""
+        """Raise ApiError for faults that the types do not rule out."""
         for index, message in enumerate(self.messages):
             message.check(index)
         if self.top_logprobs is not None and not self.logprobs:
@@ -180,7 +174,3 @@ class ChatRequest(SamplingFields):
                 "moderation": self.moderation,
             }
         )
-
-    @property
-    def completion_limit(self) -> int | None:
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions
 
-# One error is enough: without this, a long list of wrong items has one for each, in each form that it might be in.
+# Without this, a long list of wrong items would make an error for each item and each type that it might have.
 FAIL_FAST = Field(fail_fast=True)
 TokenIds = Annotated[list[int], FAIL_FAST]
-Prompt = str | TokenIds
+TextOrTokens = str | TokenIds
 
 
 class CompletionRequest(SamplingFields):
@@ -29,8 +29,8 @@ class CompletionRequest(SamplingFields):
     user: str | None = None
     metadata: Metadata | None = None
 
-    def prompts(self) -> list[Prompt]:
-        """The prompts one by one; null is the start of a text, as for OpenAI."""
+    def prompts(self) -> list[TextOrTokens]:
+        """The prompts one by one. As for OpenAI, null is an empty prompt."""
         if self.prompt is None:
             return [""]
         if isinstance(self.prompt, str):
@@ -47,14 +47,14 @@ class NativeFields(SamplingFields):
 class GenerateRequest(NativeFields):
     """One prompt, text or token ids, as it is: no chat template."""
 
-    prompt: Prompt
+    prompt: TextOrTokens
     stream: bool | None = None
 
 
 class GenerateBatchRequest(NativeFields):
-    """Several prompts, answered in order. Each is looked at by itself: a bad one fails alone."""
+    """Several prompts, answered in order. Each is checked by itself, so that a bad one fails alone."""
 
     prompts: list[Any] = Field(min_length=1)
 
 
-__all__ = ["Body", "CompletionRequest", "GenerateBatchRequest", "GenerateRequest", "NativeFields", "Prompt"]
+__all__ = ["Body", "CompletionRequest", "GenerateBatchRequest", "GenerateRequest", "NativeFields"]

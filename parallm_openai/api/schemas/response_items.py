@@ -1,4 +1,4 @@
-"""The items that a conversation of `/v1/responses` is made of, and what each tells the model."""
+"""The items that a conversation of `/v1/responses` is made of, and what each says to the model."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Called:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a call came to."""
+    """The result of a call."""
 
     id: str
     text: str
 
 
-Told = Said | Thought | Called | Answered
+Statement = Said | Thought | Called | Answered
 
 
 class Open(Body):
-    # Items of an answer are sent back whole, with fields that mean nothing in a prompt.
+    # Clients send the items of an answer back unchanged, with fields that mean nothing in a prompt.
     model_config = ConfigDict(extra="allow", strict=True)
 
 
@@ -78,20 +78,20 @@ Content = Annotated[
 
 
 class Item(Open):
-    """One item; each kind says what it tells, and how it is stored."""
+    """One item. Each kind defines what it says to the model and how it is stored."""
 
     type: str
     id: str | None = None
 
-    def told(self) -> Sequence[Told]:
-        """What the model learns from it: nothing, unless its kind says otherwise."""
+    def statements(self) -> Sequence[Statement]:
+        """What it says to the model; nothing, unless its kind overrides this."""
         return ()
 
     def check(self, where: str) -> None:
         """Raise ApiError for what the types do not say."""
 
     def stored(self) -> dict[str, Any]:
-        """The item as it is given back, perhaps without an id."""
+        """The item as it is returned to a client, perhaps without an id."""
         return {"status": "completed", **self.model_dump(exclude_unset=True), "type": self.type}
 
 
@@ -100,7 +100,7 @@ class Message(Item):
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Said(self.role, text_of(self.content))]
 
     def check(self, where: str) -> None:
@@ -125,7 +125,7 @@ class Reasoning(Item):
     content: Parts | None = None
     encrypted_content: str | None = None
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         text = "".join(part.text or "" for part in self.content or [])
         text = text or unsealed(self.encrypted_content) or "\n\n".join(part.text or "" for part in self.summary or [])
         return [Thought(text)] if text else []
@@ -140,7 +140,7 @@ class FunctionCall(Item):
     name: str
     arguments: Arguments = "{}"
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Called(self.call_id, self.name, self.arguments)]
 
 
@@ -149,7 +149,7 @@ class CallOutput(Item):
     call_id: str
     output: Content
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Answered(self.call_id, text_of(self.output))]
 
     def check(self, where: str) -> None:
@@ -157,14 +157,14 @@ class CallOutput(Item):
 
 
 class CustomToolCall(Item):
-    """A call whose argument is text: told as a function with the one argument `input`."""
+    """A call whose argument is text. The model sees a function with the single argument `input`."""
 
     type: Literal["custom_tool_call"]
     call_id: str
     name: str
     input: str
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Called(self.call_id, self.name, _json({"input": self.input}))]
 
 
@@ -173,17 +173,17 @@ class ShellCall(Item):
     call_id: str
     action: dict[str, Any]
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Called(self.call_id, self.type.removesuffix("_call"), _json(self.action))]
 
 
 class ShellCallOutput(Item):
     type: Literal["local_shell_call_output", "shell_call_output"]
-    # OpenAI's older shell names its call by `id`.
+    # In OpenAI's older shell tool, `id` is the id of the call.
     call_id: str | None = None
     output: str | list[dict[str, Any]]
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         text = self.output if isinstance(self.output, str) else _json(self.output)
         return [Answered(self.call_id or self.id or "", text)]
 
@@ -198,7 +198,7 @@ class PatchCall(Item):
     call_id: str
     operation: dict[str, Any]
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Called(self.call_id, "apply_patch", _json(self.operation))]
 
 
@@ -208,12 +208,12 @@ class PatchCallOutput(Item):
     status: str
     output: str | None = None
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         return [Answered(self.call_id, self.output or self.status)]
 
 
 class HostedCall(Item):
-    """A call that OpenAI itself answered in an earlier turn: told as a call, and what is known of its outcome."""
+    """A call that OpenAI itself answered in an earlier turn. The model sees a call and what is known of its result."""
 
     type: Literal["web_search_call", "file_search_call", "code_interpreter_call", "mcp_call"]
     id: str
@@ -229,7 +229,7 @@ class HostedCall(Item):
     results: Any = None
     outputs: Any = None
 
-    def told(self) -> Sequence[Told]:
+    def statements(self) -> Sequence[Statement]:
         asked = {"queries": self.queries, "code": self.code, **(self.action or {})}
         arguments = self.arguments or _json({name: value for name, value in asked.items() if value is not None})
         outcome = next((found for found in (self.output, self.error, self.results, self.outputs) if found), self.status)
@@ -238,7 +238,7 @@ class HostedCall(Item):
 
 
 class McpListTools(Item):
-    """The tools that a server had in an earlier turn: they cannot be called here, so nothing is told of them."""
+    """The tools that a server had in an earlier turn. They cannot be called here, so that the model sees nothing."""
 
     type: Literal["mcp_list_tools"]
 
@@ -327,12 +327,12 @@ def _json(value: Any) -> str:
 
 
 def sealed(text: str) -> str:
-    """Thoughts as `encrypted_content`, for clients that keep nothing else of them: encoded, not secret."""
+    """Thoughts as `encrypted_content`, for clients that keep nothing else of them. They are encoded, not secret."""
     return SEAL + base64.urlsafe_b64encode(text.encode()).decode()
 
 
 def unsealed(content: str | None) -> str:
-    """The thoughts in an `encrypted_content` of this server's making; none in another's."""
+    """The thoughts in an `encrypted_content` that this server made; none if another server made it."""
     if content is None or not content.startswith(SEAL):
         return ""
     try:

@@ -28,7 +28,7 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    # Only the default of these can be had: the model itself calls, knowing all tools from the start.
+    # Only the default of these is supported: the model knows all tools from the start and calls them itself.
     defer_loading: Literal[False] | None = None
     allowed_callers: list[Literal["direct"]] | None = None
 
@@ -108,7 +108,7 @@ class ReasoningConfig(Body):
 
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"
-# The others concern tools and images that there are none of: nothing is left out by ignoring them.
+# The others are about built-in tools and images, which this server does not have: they can be ignored.
 INCLUDABLE = (
     LOGPROBS,
     ENCRYPTED,
@@ -122,7 +122,7 @@ INCLUDABLE = (
 
 
 class ConversationFields(Body):
-    """What makes a prompt."""
+    """The fields that a prompt is made of."""
 
     input: Input | None = None
     instructions: str | None = None
@@ -139,7 +139,7 @@ class ConversationFields(Body):
 
     @property
     def items(self) -> list[Item]:
-        """The input, but for one that is a text."""
+        """The items of the input; none if it is a text."""
         return list(self.input) if isinstance(self.input, list) else []
 
     @property
@@ -147,7 +147,7 @@ class ConversationFields(Body):
         return [tool for tool in self.tools or [] if isinstance(tool, ResponseTool)]
 
     def check(self) -> None:
-        """Raise ApiError for what the types do not say."""
+        """Raise ApiError for faults that the types do not rule out."""
         for index, item in enumerate(self.items):
             item.check(f"input[{index}]")
         for place, tool in enumerate(self.tools or []):
@@ -191,7 +191,7 @@ class ResponsesRequest(ConversationFields, SamplingFields):
     moderation: Any = None
     image: Any = None
     access_programs: Any = None
-    # Cannot change the answer; the first is of OpenAI's built-in tools alone.
+    # Cannot change the answer; the first is only about OpenAI's built-in tools.
     max_tool_calls: int | None = Field(None, ge=1)
     metadata: Metadata | None = None
     user: str | None = None
@@ -207,7 +207,7 @@ class ResponsesRequest(ConversationFields, SamplingFields):
 
     @property
     def wants_sealed_thoughts(self) -> bool:
-        """Without a store, what the client sends back is all that there is to go on from."""
+        """Whether the client must get its thoughts back sealed: without a store only it can keep them."""
         return self.store is False or ENCRYPTED in (self.include or [])
 
     @property

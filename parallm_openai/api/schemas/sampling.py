@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
-from parallm_openai.engine.constraint import Grammar
 from parallm_openai.engine.request import SamplingParams
+from parallm_openai.text.description import AnswerFormat
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1000
-# Of a token id.
+# The most digits of a token id.
 MAX_DIGITS = 12
-# Each costs a little of every step.
+# Each costs a little time in every step.
 MAX_BIASES = 1024
 
 
@@ -56,7 +55,7 @@ class StreamOptions(Body):
 
 
 class SamplingFields(Body):
-    """What OpenAI's two endpoints and the native ones have in common, with the usual extensions."""
+    """The fields that all generating endpoints have in common, with the usual extensions."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -81,17 +80,10 @@ class SamplingFields(Body):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(text for text in stop if text)
 
-    def sampling_params(
-        self,
-        vocab_size: int,
-        *,
-        max_tokens: int | None,
-        logprobs: int | None = None,
-        prompt_logprobs: int | None = None,
-        choice: int = 0,
-        grammar: Grammar | None = None,
+    def sampling(
+        self, *, max_tokens: int | None, logprobs: int | None = None, prompt_logprobs: int | None = None
     ) -> SamplingParams:
-        """The engine's parameters for the `choice`-th of n sequences. Raises ApiError for an unknown token id."""
+        """The engine's parameters. Their token ids may be unknown to the model. Raises ApiError for a malformed one."""
         return SamplingParams(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
@@ -99,48 +91,39 @@ class SamplingFields(Body):
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(self.top_k or 0, 0),
             min_p=self.min_p or 0.0,
-            seed=None if self.seed is None else derived_seed(self.seed, choice),
+            seed=self.seed,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
-            logit_bias=_token_bias(self.logit_bias or {}, vocab_size),
+            logit_bias=_token_bias(self.logit_bias or {}),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
-            stop_token_ids=_known_ids(self.stop_token_ids or [], vocab_size, "stop_token_ids"),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
             use_speculative=self.use_speculative,
-            grammar=grammar,
         )
 
+    def formats(self) -> tuple[AnswerFormat, ...]:
+        """The formats that the extensions ask for; more than one is an error of the request."""
+        wanted = (
+            AnswerFormat("regex", self.guided_regex, "guided_regex"),
+            AnswerFormat("json_schema", self.guided_json, "guided_json"),
+            AnswerFormat("lark", self.grammar, "grammar"),
+        )
+        return tuple(format for format in wanted if format.value is not None)
 
-def derived_seed(seed: int, choice: int) -> int:
-    """The first choice has the request's own seed; each further one a seed that follows from it."""
-    if choice == 0:
-        return seed
-    digest = hashlib.blake2b(f"{seed}:{choice}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
-
-def _token_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
+def _token_bias(bias: dict[str, float]) -> dict[int, float]:
     checked: dict[int, float] = {}
     for key, value in bias.items():
         if not key.isascii() or not key.isdigit() or len(key) > MAX_DIGITS:
             raise invalid(f"Invalid key in 'logit_bias': {key[:40]!r} is not a token id.", "logit_bias")
         checked[int(key)] = value
-    _known_ids(list(checked), vocab_size, "logit_bias")
     return checked
 
 
-def _known_ids(ids: list[int], vocab_size: int, param: str) -> tuple[int, ...]:
-    """Ids from outside never reach an array unchecked: MLX does not look at indices."""
-    unknown = [token for token in ids if not 0 <= token < vocab_size]
-    if unknown:
-        raise invalid(f"Invalid value in '{param}': {unknown[0]} is not a token id (0 to {vocab_size - 1}).", param)
-    return tuple(ids)
-
-
 def refuse(fields: dict[str, Any]) -> None:
-    """Raise a 400 for the first of the fields that is set: each is known, and not supported here."""
+    """Raise ApiError for the first of the fields that is set: OpenAI has them, this server does not support them."""
     for name, value in fields.items():
         if value not in (None, False, [], {}):
             raise unsupported(name)

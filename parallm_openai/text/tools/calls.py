@@ -1,4 +1,4 @@
-"""What a reader of tool calls tells: the calls, and the text that turned out to be none."""
+"""Collects what readers of tool calls find: the calls, and the text that turned out not to be a call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from parallm_openai.text.tools.typed import takes_nothing
 
 
 class Calls:
-    """Events in the making.
+    """The events that readers make of an answer.
 
-    White space next to a call is dropped; so the white space at the end of content waits for what follows.
+    White space next to a call is dropped. So white space at the end of content waits until it is clear what follows.
     """
 
     def __init__(self, source: Source, tools: Sequence[Tool]) -> None:
@@ -35,7 +35,7 @@ class Calls:
         return self._tools.get(name)
 
     def known(self, name: str) -> None:
-        """A call of this tool will begin: even if the text ends before its arguments do."""
+        """A call of this tool has been named: it counts even if the text ends before its arguments begin."""
         self._known = name
 
     def begin(self, name: str) -> None:
@@ -52,7 +52,7 @@ class Calls:
             self._events.append(CallArguments(self.count - 1, text))
 
     def end(self) -> None:
-        """The call is complete. What follows is held until it is clear what it is."""
+        """The call is complete. The text that follows is held until it is clear what it is."""
         self.open = False
         self._source.hold()
 
@@ -62,19 +62,19 @@ class Calls:
         self.end()
 
     def accept(self) -> None:
-        """What was taken since belongs to the calls; beside a call that was refused it is text."""
+        """The text taken since `hold` belongs to the calls, or is content if the call was refused."""
         if self.refused:
             self.release()
         else:
             self._source.hold()
 
     def refuse(self) -> None:
-        """This call is not of a declared tool: what is written of it is text."""
+        """This call is not of a declared tool, so that all of it is content."""
         self.refused, self.settled, self._known = True, True, None
         self.release()
 
     def release(self) -> None:
-        """What was taken since is text."""
+        """The text taken since `hold` is content."""
         text = self._source.held()
         self._source.hold()
         self.content(text)
@@ -85,7 +85,11 @@ class Calls:
         self.refused = self.settled = False
 
     def broken(self, mark: str, unread: str) -> None:
-        """What stands here is no call, or none any more: it is read again as content, but for the mark."""
+        """The text after `mark` cannot be read as a call, or stops being one in the middle.
+
+        If no call has begun, the mark is content and what follows it is read again. If one has begun, it ends here,
+        and only the `unread` text behind it is content.
+        """
         self._known = None
         if self.open:
             self.end()
@@ -96,9 +100,10 @@ class Calls:
         self._source.give_back(keep)
 
     def cut(self, marks: Sequence[str], natural: bool) -> None:
-        """The text ended in the middle of a block. The beginning of a mark behind a call is dropped.
+        """The text ended in the middle of a block. An unfinished mark behind a call is dropped.
 
-        If the model ended it, or the tool takes no arguments, a call that has none yet is whole.
+        A call without arguments so far is complete if the model itself ended the answer (`natural`) or if the tool
+        takes none.
         """
         if self._known is not None:
             tool = self._tools[self._known]
@@ -121,14 +126,14 @@ class Calls:
             self._space.append(text[len(kept) :])
 
     def finish(self) -> None:
-        """Nothing more comes: white space behind content is content."""
+        """Nothing more comes, so that white space behind content is content."""
         space = "".join(self._space)
         self._space.clear()
         if space and not self._after_call:
             self._events.append(Content(space))
 
     def take(self) -> list[Event]:
-        """The events since the last time, neighbours of one kind joined."""
+        """The events since the last time; neighbours of one kind are joined."""
         if len(self._events) < 2:
             events, self._events = self._events, []
             return events
@@ -148,7 +153,7 @@ class Calls:
 
 
 class Members:
-    """The arguments of one call, told one by one. The call begins with the first, or when they are closed."""
+    """Writes the arguments of one call one by one. The call begins with the first one, or at `close` without any."""
 
     def __init__(self, calls: Calls, name: str) -> None:
         self._calls = calls
@@ -178,5 +183,5 @@ def json_text(text: str) -> str:
 
 
 def json_piece(text: str) -> str:
-    """The text as it stands inside a JSON string."""
+    """The text escaped as inside a JSON string, without quotes."""
     return json_text(text)[1:-1]

@@ -1,4 +1,4 @@
-"""The families, and which one a chat template speaks."""
+"""The formats of tool calls of all families, and how a chat template shows which one it uses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import regex
 from parallm_openai.text.tools.calls import Calls
 from parallm_openai.text.tools.format import ToolFormat, Wording
 from parallm_openai.text.tools.json_calls import Headed, json_calls, json_objects, objects_or, plain_head
+from parallm_openai.text.tools.literals import FUNCTION_GEMMA, GEMMA4
 from parallm_openai.text.tools.markup import Markup
 from parallm_openai.text.tools.pythonic import NamedValues
 from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, Source, Wait
-from parallm_openai.text.tools.values import FUNCTION_GEMMA, GEMMA4
 
 _JSON_BEFORE = '{"name": "NAME", "arguments": '
 _KIMI_ID = regex.compile(r"[a-zA-Z0-9_.:\-]*")
@@ -237,7 +237,7 @@ FORMATS: dict[str, ToolFormat] = {
     )
 }
 
-# A format is known by what its templates must write to show a past call; the first that fits counts.
+# A format is recognised by marks that its templates need to show a past call; the first that fits counts.
 _SIGNS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("deepseek_v32", lambda text: "DSML" in text and "function_calls" in text),
     ("deepseek_v3", lambda text: "<｜tool▁calls▁begin｜>" in text and "```json" in text),
@@ -261,11 +261,11 @@ _SIGNS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 
 
 def detect(template: str | None, vocabulary: Mapping[str, Any]) -> ToolFormat | None:
-    """The format of a chat template, else the one whose marks are tokens of the vocabulary."""
+    """The format that a chat template uses; else one whose marks are tokens of the vocabulary."""
     for name, fits in _SIGNS:
         if template and fits(template):
             return FORMATS[name]
-    # Some conversions have the tokens but a template that never shows a call.
+    # Some converted models have the tokens, but a template that never shows a call.
     if "<|tool_call_start|>" in vocabulary and "<|tool_call_end|>" in vocabulary:
         return FORMATS["pythonic"]
     return None

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from parallm_openai.text.tools.source import Source, Wait
 
 Tool = Mapping[str, Any]
-"""A tool as the API gets it: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
+"""A tool in OpenAI's form: `{"type": "function", "function": {"name", "description", "parameters"}}`."""
 
 Reader = Callable[["Source", "Calls"], "Wait[None]"]
-"""Takes a block of calls and tells them. Raises NotACall where what stands there is none."""
+"""Reads a block of calls from a Source into Calls. Raises NotACall if the text is no call."""
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How a call is put into words around its JSON arguments: what a grammar that enforces it needs.
+    """The text around the JSON arguments of a call: a grammar that enforces calls needs it.
 
-    `before` has the place of the name as `NAME`. Several calls stand in one block, `separator`
-    between them, or with `one_a_block` each in its own; `single` formats know one call an answer.
+    `before` has `NAME` in the place of the tool's name. Several calls stand in one block with `separator` between
+    them, or each in a block of its own if `one_a_block`. A `single` format allows only one call in an answer.
     """
 
     before: str
@@ -36,11 +36,11 @@ class Wording:
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """Calls stand in blocks between `start` and `end`, which `read` takes.
+    """Calls stand in blocks between `start` and `end`; `read` reads a block.
 
-    An empty `start` means that a block begins the answer, an empty `end` that it goes on to the end. A block
-    also begins with one of `openings`, since models leave the outer mark out. `inner` are its other marks:
-    where they are tokens, they must come through.
+    If `start` is empty, a block begins the answer; if `end` is empty, it lasts to the end of the answer. A block also
+    begins with one of `openings`, since models leave out the outer mark. `inner` are the other marks inside it. Marks
+    that are tokens must reach the reader.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Calls whose arguments are JSON: as objects of a name and arguments, or behind a head with the name."""
+"""Calls with JSON arguments: objects with a name and arguments, or a head with the name before the arguments."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from parallm_openai.text.tools.calls import Calls
 from parallm_openai.text.tools.format import Reader
+from parallm_openai.text.tools.literals import LITERAL
 from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, Ended, NotACall, Source, Wait
-from parallm_openai.text.tools.values import LITERAL, ValueReader, read_value, to_json
+from parallm_openai.text.tools.values import ValueReader, read_value, to_json
 
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
 Head = Callable[[Source, Calls], Wait[str]]
-"""Takes what stands before a call's arguments; gives the name."""
+"""Takes the text before a call's arguments; returns the name."""
 
 
 @dataclass
@@ -22,11 +23,11 @@ class _Found:
     name: str | None = None
     arguments: str | None = None
     refused: bool = False
-    told: bool = False
+    emitted: bool = False
 
 
 def json_calls(start: str, end: str) -> Reader:
-    """Objects of a name and arguments, alone, one after another or in a list."""
+    """Objects with a name and arguments: one, several in a row, or a list."""
 
     def read(source: Source, calls: Calls) -> Wait[None]:
         yield from source.run(SPACE)
@@ -44,7 +45,7 @@ def json_objects(source: Source, calls: Calls, start: str, end: str) -> Wait[Non
     while True:
         yield from call_object(source, calls)
         yield from source.run(SPACE)
-        # What closes the list, or a brace too many.
+        # The end of the list, or one brace too many.
         while (yield from source.match("]", "}")):
             calls.accept()
             yield from source.run(SPACE)
@@ -63,8 +64,8 @@ def call_object(source: Source, calls: Calls) -> Wait[None]:
     yield from _object(source, calls, found)
     if found.name is None:
         raise NotACall("no name")
-    if not found.told and not found.refused:
-        _tell(calls, found.name, found.arguments)
+    if not found.emitted and not found.refused:
+        _emit(calls, found.name, found.arguments)
 
 
 def _object(source: Source, calls: Calls, found: _Found) -> Wait[None]:
@@ -80,11 +81,11 @@ def _object(source: Source, calls: Calls, found: _Found) -> Wait[None]:
         if (yield from source.match(",")):
             yield from source.run(SPACE)
         elif (yield from source.peek()) != "}":
-            if found.told:
-                # Models leave the last brace out.
+            if found.emitted:
+                # Models leave out the last brace.
                 return
             yield from source.need("}")
-    if found.told or found.refused:
+    if found.emitted or found.refused:
         calls.accept()
 
 
@@ -98,14 +99,14 @@ def _member(source: Source, calls: Calls, found: _Found, key: str) -> Wait[None]
         else:
             calls.known(found.name)
             if found.arguments is not None:
-                _tell(calls, found.name, found.arguments)
-                found.told = True
+                _emit(calls, found.name, found.arguments)
+                found.emitted = True
     elif key == "function" and first == "{":
         yield from _object(source, calls, found)
-    elif key in _ARGUMENTS and not found.told and not found.refused:
+    elif key in _ARGUMENTS and not found.emitted and not found.refused:
         if found.name is not None:
             yield from json_arguments(source, calls, found.name)
-            found.told = True
+            found.emitted = True
         else:
             found.arguments = yield from _whole_value(source)
     elif found.refused:
@@ -115,7 +116,7 @@ def _member(source: Source, calls: Calls, found: _Found, key: str) -> Wait[None]
 
 
 def json_arguments(source: Source, calls: Calls, name: str) -> Wait[None]:
-    """A call's arguments: an object, told while it comes, or JSON in a string, told when it is whole."""
+    """A call's arguments: an object, which comes out in pieces, or JSON in a string, which comes out when complete."""
     if (yield from source.peek()) == "{":
         calls.begin(name)
         yield from read_value(source, ValueReader(LITERAL), calls.arguments)
@@ -131,10 +132,10 @@ def json_arguments(source: Source, calls: Calls, name: str) -> Wait[None]:
         else:
             calls.known(name)
         raise
-    _tell(calls, name, "".join(pieces))
+    _emit(calls, name, "".join(pieces))
 
 
-def _tell(calls: Calls, name: str, arguments: str | None) -> None:
+def _emit(calls: Calls, name: str, arguments: str | None) -> None:
     value = object_of(arguments)
     if value is None:
         raise NotACall("arguments that are no object")
@@ -142,7 +143,7 @@ def _tell(calls: Calls, name: str, arguments: str | None) -> None:
 
 
 def object_of(arguments: str | None) -> str | None:
-    """Arguments as the JSON of an object: they may be in a string or missing. None if they are something else."""
+    """Arguments as the JSON of an object; they may be in a string, or missing. None if they are something else."""
     value = (arguments or "").strip()
     if value.startswith('"'):
         value = (_text_of(value) or "").strip()
@@ -152,7 +153,7 @@ def object_of(arguments: str | None) -> str | None:
 
 
 def begun_text(string: str) -> str:
-    """The text of a JSON string that ended too early."""
+    """The text of a JSON string that was cut off."""
     return _text_of(string + '"') or ""
 
 
@@ -161,7 +162,7 @@ def _text_of(string: str) -> str | None:
         text = json.loads(string)
     except ValueError:
         return None
-    # Half of a pair of surrogates cannot be sent on.
+    # UTF-8 cannot hold a lone surrogate.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(text, str) else None
 
 
@@ -193,9 +194,9 @@ def _word(source: Source) -> Wait[str]:
 
 @dataclass(frozen=True)
 class Headed:
-    """Calls of a head with the name, JSON arguments and marks at the end.
+    """Calls that have a head with the name, JSON arguments, and the marks `closing`.
 
-    `opening` begins each call; models leave out the first. The arguments may be `fenced` as Markdown.
+    `opening` begins each call; models leave out the first one. If `fenced`, arguments may stand in a Markdown fence.
     """
 
     starts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Calls in markup: an element for the call and one for each argument, whose text is the value."""
+"""Calls in markup: an element for the call, and an element for each argument with the value as its text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from parallm_openai.text.tools.json_calls import json_arguments, json_objects
 from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, Ended, NotACall, Source, Wait
 from parallm_openai.text.tools.typed import Allowed, allowed, declared
 
-# DeepSeek's parameters say themselves whether they are text or JSON.
+# DeepSeek's parameters have an attribute that says whether they are text or JSON.
 _TEXT = regex.compile(r"""string=["']?true""")
 _BARE = regex.compile(r"""string=["']?false""")
-# The white space of an ordinary indentation is held back with the line break before it.
+# The white space of an indentation is held back together with the line break before it.
 _LAST_BREAK = regex.compile(r"\n[ \t]{0,32}\Z")
 
 
 @dataclass(frozen=True)
 class Markup:
-    """How calls are marked up.
+    """The marks of calls and arguments.
 
-    A call is `call`, the name, `call_end`; an argument `key`, its name, `key_end`, `value`, the text, `value_end`.
-    Where `call` is empty, the name follows the start of the block and the end of the block ends the call.
-    With `quoted`, names are in quotes and attributes may follow them. With `lines`, a line break belongs to
-    the marks on each side of a value.
+    A call is `call`, the name, `call_end`. An argument is `key`, its name, `key_end`, `value`, the text, `value_end`.
+    If `call` is empty, the name follows the start of the block, and the end of the block ends the call.
+    If `quoted`, names are in quotes and attributes may follow them. If `lines`, a line break belongs to the marks on
+    each side of a value.
     """
 
     start: str
@@ -107,7 +107,7 @@ class Markup:
         """The name of an argument, and the attributes behind it."""
         attributes = ""
         quote = (yield from source.match('"', "'")) if self.quoted else ""
-        # With `lines`, the end of the line does for a mark that is left out.
+        # With `lines`, the end of the line replaces a mark that was left out.
         key, _ = yield from source.until(quote or self.key_end, *("\n" if self.lines else ()))
         if quote:
             attributes, _ = yield from source.until(self.key_end)
@@ -117,10 +117,10 @@ class Markup:
         return key if quote else key.strip(), attributes
 
     def _value(self, source: Source, value: _Value, following: _Following) -> Wait[tuple[str, str]]:
-        """Take the value; gives the text behind it and the mark behind that.
+        """Take the value. Returns the text behind it and the mark behind that text.
 
-        A mark that ends a value stands in its text if the next mark is another that ends one. Models also leave
-        that mark out: then the value ends at a mark that belongs to no value.
+        A mark that ends a value is part of the text if the next mark is again one that ends a value. Models may also
+        leave that mark out; then the value ends at a mark that cannot be inside a value.
         """
         last = ""
         while True:
@@ -154,16 +154,16 @@ class Markup:
 
 @dataclass(frozen=True)
 class _Following:
-    """Looks whether a mark that stands in a value ends it. Gives the text that is the value's, and what is not."""
+    """Decides whether a mark inside a value ends it. Returns the text that is part of the value, and the rest."""
 
     marks: Markup
     calls: Calls
     missing: set[str]
-    """Arguments of the call that may still come."""
+    """The arguments of the call that may still come."""
     ends: tuple[str, ...]
 
     def key(self, source: Source) -> Wait[tuple[str, str]]:
-        """Behind the mark of a key: it counts if one of the missing arguments is named."""
+        """After the mark of a key, which ends the value if a missing argument is named next."""
         marks = self.marks
         text, mark = marks.key, ""
         while not mark and len(text) < LONGEST_WORD:
@@ -185,10 +185,10 @@ class _Following:
         return ("", text) if mark else (text, "")
 
     def end(self, source: Source, mark: str) -> Wait[tuple[str, str]]:
-        """Behind the end of a call: it counts if another call or nothing follows, before the mark that ends a value."""
+        """After the end of a call. It ends the value if another call or nothing follows before the end of a value."""
         marks = self.marks
         begins = tuple(each for each in (marks.start, marks.call) if each)
-        # The text taken, cut before its last end of a call.
+        # The text taken; `cut` is before the last end of a call in it.
         pieces, end, cut = [mark], mark, 0
         try:
             while True:
@@ -207,7 +207,7 @@ class _Following:
         return "".join(pieces[:cut]), "".join(pieces[cut:])
 
     def _call(self, source: Source, mark: str, pieces: list[str]) -> Wait[bool]:
-        """Whether the name of a tool stands behind a mark that may begin a call."""
+        """Whether the name of a tool follows a mark that may begin a call."""
         if mark == self.marks.start:
             pieces.append((yield from source.run(SPACE)))
             if self.marks.call:
@@ -223,7 +223,7 @@ class _Following:
 
 
 class _Value:
-    """A value under way: told while it comes where it is surely text, otherwise when it is whole."""
+    """A value as it grows. It comes out in pieces if it is certainly text, otherwise when it is complete."""
 
     def __init__(self, members: Members, key: str, wanted: Allowed, lines: bool) -> None:
         self._members = members
@@ -240,7 +240,7 @@ class _Value:
 
     @property
     def may_end(self) -> bool:
-        """Whether a mark that stands here may end the value. In text it does so on a line of its own."""
+        """Whether a mark may end the value here. In text it must be on a line of its own."""
         return not self._wanted.only_text or (bool(self._break) and not self._blank)
 
     def add(self, piece: str) -> None:
@@ -262,7 +262,7 @@ class _Value:
             self._pieces.append(piece)
 
     def close(self, marked: bool = True) -> None:
-        """The value is whole. A line break is part of the mark behind it, with `lines`, or if there is no such mark."""
+        """The value is complete. A line break belongs to the mark behind it if `lines`, or if there is no such mark."""
         if marked:
             self._add(self._break[:-1] if self._lines and self._break.endswith("\n") else self._break)
         if self._wanted.only_text:

@@ -1,4 +1,4 @@
-"""Calls of named values: Python's `name(key=value)` and Gemma's `call:name{key:value}`."""
+"""Calls with named values: Python's `name(key=value)` and Gemma's `call:name{key:value}`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import regex
 from parallm_openai.text.tools.calls import Calls, Members
 from parallm_openai.text.tools.format import Tool
 from parallm_openai.text.tools.json_calls import json_objects
+from parallm_openai.text.tools.literals import PYTHON, Style
 from parallm_openai.text.tools.source import LONGEST_WORD, NAME, SPACE, NotACall, Source, Wait
 from parallm_openai.text.tools.typed import Allowed, allowed
-from parallm_openai.text.tools.values import PYTHON, Style, ValueReader, read_value
+from parallm_openai.text.tools.values import ValueReader, read_value
 
 _KEY = regex.compile(r"[\w\-]*")
 
@@ -40,7 +41,7 @@ class NamedValues:
             yield from source.match("[")
         yield from source.run(SPACE)
         if marked and (yield from source.peek()) == "{":
-            # Models of these families write JSON inside their marks, too.
+            # Models of these families also write JSON inside their marks.
             yield from json_objects(source, calls, marked, self.ends[0])
         else:
             yield from self.calls(source, calls)
@@ -101,12 +102,12 @@ class NamedValues:
         if raw and (yield from source.match(raw)):
             key, _ = yield from source.until(raw)
         else:
-            # JSON's quotes are a slip of models whose keys have none.
+            # Keys have no quotes in this format, but models sometimes write those of JSON.
             key = (yield from source.run(self.key, LONGEST_WORD)).strip().strip("\"'")
         if not key:
             raise NotACall("no key")
         return key
 
     def _reader(self, wanted: Allowed) -> ValueReader:
-        """Reads a value; one without quotes is what the schema makes of it."""
+        """A reader of values; a value without quotes gets the type that the schema allows."""
         return ValueReader(self.style, wanted.read)

@@ -1,7 +1,7 @@
 """Text that arrives in pieces, and the steps in which readers take it.
 
-A reader is a generator: it yields where it needs more text and goes on from there when there is some. So nothing is
-read twice, however the text is cut.
+A reader is a generator: it yields when it needs more text, and continues from there once there is some. So no text is
+read twice, whatever its pieces.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from parallm_openai.text.scanner import pending
 
 T = TypeVar("T")
 Wait = Generator[None, None, T]
-"""A step that returns a T, once enough text has come."""
+"""A step that returns a T once enough text has come."""
 
 SPACE = regex.compile(r"\s*")
 NAME = regex.compile(r"[a-zA-Z0-9_.\-]*")
 LONGEST_WORD = 256
-"""Names of tools have at most 64 characters; a head that goes on for longer is no head."""
+"""Names of tools have at most 64 characters, so that something much longer is no name."""
 
 LONGEST_HELD = 2**20
-"""So much may stand before a call's name, when its arguments come first; text may not be held back for ever."""
+"""The most text before a call's name, if its arguments come first: text must not be held back for ever."""
 
 
 class NotACall(ValueError):
-    """What stands here cannot be read as a tool call. `unread` was taken, but belongs to no value."""
+    """The text cannot be read as a tool call. `unread` was taken, but belongs to no value."""
 
     def __init__(self, reason: str, unread: str = "") -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class Ended(Exception):
 
 
 class Source:
-    """The text not yet taken, and, from `hold` on, a copy of what was taken: it may have to be given back."""
+    """The text not yet taken, and a copy of the text taken since `hold`, which may have to be given back."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -58,13 +58,13 @@ class Source:
         self.at = self._held_from = 0
 
     def hold(self) -> None:
-        """Forget what was taken up to here."""
+        """Forget the text taken so far."""
         self._held.clear()
         self._held_size = 0
         self._held_from = self.at
 
     def held(self) -> str:
-        """What was taken since `hold`."""
+        """The text taken since `hold`."""
         return "".join(self._held) + self.text[self._held_from : self.at]
 
     def bound(self) -> None:
@@ -73,12 +73,12 @@ class Source:
             raise NotACall("too long before a name")
 
     def rest(self) -> str:
-        """Take all that is here."""
+        """Take all the text that has come."""
         rest, self.at = self.text[self.at :], len(self.text)
         return rest
 
     def give_back(self, keep: int) -> None:
-        """Stand again where `hold` was called, or `keep` characters behind."""
+        """Return to the place of `hold`, or `keep` characters behind it."""
         if self._held:
             self.text = self.held() + self.text[self.at :]
             self._held_from = 0
@@ -86,7 +86,7 @@ class Source:
         self.hold()
 
     def put_back(self, text: str) -> None:
-        """Stand again before the text that was taken last."""
+        """Return to the place before `text`, which was taken last."""
         if len(text) <= self.at:
             self.at -= len(text)
             return
@@ -101,7 +101,7 @@ class Source:
         yield
 
     def peek(self) -> Wait[str]:
-        """The next character, left where it is; none at the end."""
+        """The next character, without taking it; "" at the end."""
         while self.at == len(self.text):
             if self.ended:
                 return ""
@@ -109,7 +109,7 @@ class Source:
         return self.text[self.at]
 
     def run(self, pattern: regex.Pattern[str], longest: int | None = None) -> Wait[str]:
-        """Take the characters that stand here and match, of which there may be none."""
+        """Take the characters that come next and match; there may be none."""
         pieces: list[str] = []
         size = 0
         while True:
@@ -125,7 +125,7 @@ class Source:
             yield
 
     def match(self, *marks: str) -> Wait[str]:
-        """Take the first of the marks that stands here; none if none does. Raises Ended in the middle of one."""
+        """Take the first of the marks that comes next; "" if none does. Raises Ended in the middle of one."""
         longest = max(map(len, marks))
         while True:
             here = self.text[self.at : self.at + longest]
@@ -140,7 +140,7 @@ class Source:
             yield from self.more()
 
     def need(self, *marks: str) -> Wait[str]:
-        """Take the first of the marks that stands here. Raises NotACall if none does, Ended at the end."""
+        """Take the first of the marks that comes next. Raises NotACall if none does, Ended at the end."""
         mark = yield from self.match(*marks)
         if not mark:
             if self.at == len(self.text):
@@ -149,9 +149,9 @@ class Source:
         return mark
 
     def before(self, *marks: str) -> Wait[tuple[str, str]]:
-        """Take a piece of text that has none of the marks, and with it the mark behind it, if it has come.
+        """Take a piece of text without any of the marks, and the mark behind it if that has come.
 
-        What may be the beginning of a mark is left, even at the end.
+        Text that may be the beginning of a mark is not taken, even at the end.
         """
         longest = max(map(len, marks))
         while True:

@@ -1,4 +1,4 @@
-"""Reading tool calls out of text while it streams."""
+"""Reads tool calls from text while it streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parallm_openai.text.tools.source import Ended, NotACall, Source, Wait
 class ToolSplitter:
     """Splits an answer into its content and its calls of declared tools.
 
-    What turns out not to be such a call comes out as the text that it is. White space around calls is dropped.
+    Text that turns out not to be such a call is content. White space around calls is dropped.
     """
 
     def __init__(self, format: ToolFormat, tools: Sequence[Tool]) -> None:
@@ -31,7 +31,7 @@ class ToolSplitter:
 
     @property
     def between_calls(self) -> bool:
-        """Whether at least one call is complete and none is under way."""
+        """Whether at least one call is complete and none is unfinished."""
         return self._calls.count > 0 and not self._calls.open
 
     def feed(self, text: str) -> list[Event]:
@@ -56,7 +56,7 @@ class ToolSplitter:
             yield from self._block(mark)
 
     def _outside(self) -> Wait[str]:
-        """Content up to a mark that begins a block; that mark is left where it is. None at the end."""
+        """Take content up to a mark that begins a block. Returns the mark without taking it, or "" at the end."""
         mark = ""
         while not mark:
             try:

@@ -1,4 +1,4 @@
-"""Arguments that are written as bare text: what their tool's schema makes of them."""
+"""Gives arguments that are written as bare text the types that their tool's schema allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallm_openai.text.tools.format import Tool
-from parallm_openai.text.tools.values import boolean, number, to_json
+from parallm_openai.text.tools.literals import boolean, number
+from parallm_openai.text.tools.values import to_json
 
 _IMPLIED = {
     "object": ("properties", "additionalProperties", "required", "patternProperties"),
@@ -24,9 +25,9 @@ _ALIASES = {"str": "string", "text": "string", "int": "integer", "float": "numbe
 
 @dataclass
 class Allowed:
-    """The kinds of value that a schema allows, and the strings that it names. No kinds and no strings: anything.
+    """The kinds of value and the single strings that a schema allows; if there are neither, it allows anything.
 
-    With `bare`, strings would be marked as such, so that the text is another value if it can be one.
+    If `bare`, the format marks strings as such, so that text without such marks is another value if it can be one.
     """
 
     kinds: set[str] = field(default_factory=set)
@@ -39,11 +40,11 @@ class Allowed:
 
     @property
     def only_text(self) -> bool:
-        """Whether whatever is written is a string."""
+        """Whether any text is a string."""
         return not self.anything and not self.bare and self.kinds <= {"string"}
 
     def read(self, text: str) -> str:
-        """The JSON value that the text stands for. What fits nothing that is allowed is a string, as it was written."""
+        """The JSON value that the text stands for. Text that fits nothing allowed is a string, as it was written."""
         word = text.strip()
         if text in self.strings:
             return json.dumps(text, ensure_ascii=False)
@@ -57,7 +58,7 @@ class Allowed:
         return json.dumps(text, ensure_ascii=False) if value is None else value
 
     def _fitting(self, word: str, value: str) -> str:
-        """A number or a boolean as the kind that is allowed: a string only if strings are and it is not."""
+        """A number or a boolean as itself if that is allowed; as a string if only strings are."""
         if value[0] not in "-0123456789tf":
             return value
         kinds = ("boolean",) if value[0] in "tf" else ("number", "integer")
@@ -74,7 +75,7 @@ class Allowed:
         if self._may("number", "integer") and (value := number(word)) is not None:
             whole, point, fraction = value.partition(".")
             if self._may("number") or not point or fraction.strip("0"):
-                # Text like 007 with no schema is rather a name than a number.
+                # Without a schema, text like 007 is more likely a name than a number.
                 return value if self.kinds or value == word else None
             return whole
         return None
@@ -97,7 +98,7 @@ def allowed(tool: Tool, key: str, bare: bool = False) -> Allowed:
 
 
 def declared(tool: Tool) -> set[str]:
-    """The names of the arguments that the tool's schema knows."""
+    """The names of the arguments in the tool's schema."""
     schema = tool["function"].get("parameters")
     found = set[str]()
     for part in _parts(schema, schema) if isinstance(schema, Mapping) else ():
@@ -107,7 +108,7 @@ def declared(tool: Tool) -> set[str]:
 
 
 def takes_nothing(tool: Tool) -> bool:
-    """Whether the tool's schema knows no arguments: a call of it is whole once its name is."""
+    """Whether the tool takes no arguments, so that a call is complete with its name."""
     schema = tool["function"].get("parameters")
     return not schema or (isinstance(schema, Mapping) and not declared(tool) and not schema.get("additionalProperties"))
 
@@ -134,7 +135,7 @@ def _collect(schema: Any, root: Mapping[str, Any], found: Allowed) -> None:
 
 
 def _parts(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The schema itself and those that it is put together from."""
+    """The schema itself and those that it is composed of."""
     parts: list[Mapping[str, Any]] = []
     waiting, seen = [schema], set[int]()
     while waiting:
@@ -152,7 +153,7 @@ def _parts(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _referred(reference: str, root: Mapping[str, Any]) -> Any:
-    """What a reference into the same schema points to; nothing if it points elsewhere."""
+    """The target of a reference into the same schema; None if it points elsewhere."""
     if not reference.startswith("#"):
         return None
     found: Any = root

@@ -1,28 +1,23 @@
-"""Values as models write them, put into JSON while they arrive.
+"""Reads values as models write them, and writes them as JSON while they arrive.
 
-Besides JSON these are Python's literals, and Gemma's, whose strings stand between marks of their own.
+Models write JSON, Python's literals, and Gemma's literals, whose strings stand between marks of their own.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
 import regex
 
 from parallm_openai.text.scanner import pending
+from parallm_openai.text.tools.literals import LITERAL, Style, literal
 from parallm_openai.text.tools.source import NotACall, Source, Wait
 
 DEEPEST = 200
-"""Readers of JSON give up, or fail, on values nested much deeper."""
+"""Many JSON parsers fail on values that are nested much deeper."""
 _SPACE = regex.compile(r"\s+")
-_NUMBER = regex.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_LOOSE_NUMBER = regex.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
-_NULLS = {"null": "null", "None": "null", "NaN": "null", "nan": "null", "Infinity": "null", "-Infinity": "null"}
 _PLAIN = {
     '"': regex.compile(r'[^"\\\x00-\x1f]+'),
     "'": regex.compile(r"[^'\"\\\x00-\x1f]+"),
@@ -33,55 +28,13 @@ _ESCAPE_SIZES = {"u": 6, "x": 4, "U": 10}
 _CLOSERS = {"{": "}", "[": "]", "(": ")"}
 
 
-@dataclass(frozen=True)
-class Style:
-    """`raw` is a mark around strings that know no escapes; without one, strings are JSON's or Python's.
-
-    `word` matches what is not quoted. With `names` keys need no quotes, and a word that is no literal is a string.
-    With `python` strings are Python's in all their forms, and an expression that is no literal is a string.
-    """
-
-    word: regex.Pattern[str]
-    raw: str = ""
-    names: bool = False
-    python: bool = False
-
-
-LITERAL = Style(regex.compile(r"[^\s,:{}\[\]()\"'<>=]+"))
-PYTHON = Style(LITERAL.word, python=True)
-GEMMA4 = Style(regex.compile(r"[^,{}\[\]]+"), '<|"|>', names=True)
-FUNCTION_GEMMA = Style(regex.compile(r"[^,{}\[\]]+"), "<escape>", names=True)
 # In an unquoted text a comma ends the value if another key follows.
 _GEMMA_NEXT = regex.compile(r""",\s{0,16}(?:["']?[^\W\d][\w\-]{0,64}["']?\s{0,16}:|<\|"\|>|<escape>)""")
 _PREFIX = regex.compile(r"[rRbBuUfF]{0,2}(?=[\"'])")
 _PREFIX_BEGUN = regex.compile(r"[rRbBuUfF]{1,2}\Z")
 _EXPRESSION = regex.compile(r"[^,()\[\]{}\"']+")
 _QUOTED = regex.compile(r"(?:[^\"'\\]|\\.)+", regex.DOTALL)
-_DIGIT_GAP = regex.compile(r"(?<=[0-9])_(?=[0-9])")
 _GEMMA_KEY = regex.compile(r"[^,:{}\[\]]+")
-
-
-def number(word: str) -> str | None:
-    """The number that the word writes, as JSON."""
-    word = _DIGIT_GAP.sub("", word)
-    if _NUMBER.fullmatch(word):
-        return word
-    if not _LOOSE_NUMBER.fullmatch(word):
-        return None
-    if word.lstrip("+-").isdigit():
-        digits = word.lstrip("+-").lstrip("0") or "0"
-        return f"-{digits}" if word.startswith("-") else digits
-    value = float(word)
-    return repr(value) if math.isfinite(value) else None
-
-
-def boolean(word: str) -> str | None:
-    return _WORDS.get(word)
-
-
-def literal(word: str) -> str | None:
-    """What an unquoted word means, as JSON."""
-    return _WORDS.get(word) or _NULLS.get(word) or number(word)
 
 
 class _Next(Enum):
@@ -92,7 +45,7 @@ class _Next(Enum):
 
 
 class ValueReader:
-    """Finds where a value ends, fed in pieces, and writes it as JSON."""
+    """Finds the end of a value that arrives in pieces, and writes the value as JSON."""
 
     def __init__(self, style: Style, word: Callable[[str], str | None] = literal) -> None:
         """`word` reads an unquoted value that is not inside another."""
@@ -102,7 +55,7 @@ class ValueReader:
         self._open: list[str] = []
         self._quote = ""
         self._plain_backslash = False
-        # Python joins strings that follow each other: one ends only where something else does.
+        # Python joins strings that follow each other, so that one ends only when something else follows.
         self._joining = False
         self._word: list[str] = []
         self._brackets: list[str] = []
@@ -133,7 +86,7 @@ class ValueReader:
         return self._join(text, at) if self._joining else self._token(text, at)
 
     def finish(self) -> str | None:
-        """The rest of the value, if it is a word that ends where the text does; else None."""
+        """The rest of the value if it is a word at the end of the text, else None."""
         if not self._word or self._open or self._outer_word("".join(self._word).strip()) is None:
             return None
         self._end_word()
@@ -216,7 +169,7 @@ class ValueReader:
         return at + len(quote)
 
     def _python_string(self, text: str, at: int) -> int:
-        """Begin or go on with a string whose quote stands here: 0 if none does, -1 if that is not yet clear."""
+        """Begin or continue a string whose quote comes next. Returns 0 if none does, -1 if that is not yet clear."""
         prefix = _PREFIX.match(text, at)
         if prefix is None:
             return -1 if _PREFIX_BEGUN.match(text, at) else 0
@@ -245,7 +198,7 @@ class ValueReader:
             self._out.append('"')
             self._end_value()
             return at
-        # An operator or a method makes it an expression, which is told as it is written.
+        # An operator or a method makes it an expression, which is passed on as it is written.
         self._word.extend(self._gap)
         self._gap.clear()
         return self._expression(text, at)
@@ -306,7 +259,7 @@ class ValueReader:
         if text[at + 1 : at + 2] == "'":
             self._out.append("'")
             return at + 2
-        # No escape that there is: the backslash was meant.
+        # There is no such escape: the backslash itself was meant.
         self._out.append("\\\\")
         return at + 1
 
@@ -390,17 +343,17 @@ class ValueReader:
             self._end_value()
 
 
-def read_value(source: Source, reader: ValueReader, tell: Callable[[str], None]) -> Wait[None]:
-    """Take a value, telling it piece by piece. Raises NotACall where it is none."""
+def read_value(source: Source, reader: ValueReader, emit: Callable[[str], None]) -> Wait[None]:
+    """Take a value and `emit` it piece by piece. Raises NotACall if the text is no value."""
     while True:
         source.at, text = reader.feed(source.text, source.at)
-        tell(text)
+        emit(text)
         if reader.done:
             return
         if reader.failed:
             raise NotACall("not a value", reader.unread)
         if source.ended and (word := reader.finish()) is not None:
-            tell(word)
+            emit(word)
             return
         yield from source.more()
 

@@ -1,0 +1,19 @@
+"""`POST /v1/embeddings`, which there are none of."""
+
+from __future__ import annotations
+
+from fastapi import Request as HttpRequest
+
+from parallm_openai.api import errors
+from parallm_openai.api.route import body_router
+from parallm_openai.api.state import state_of
+
+router = body_router()
+
+
+@router.post("/v1/embeddings", tags=["OpenAI"])
+async def embeddings(request: HttpRequest) -> None:
+    """Always a 404: a model made to generate has no embeddings worth the name."""
+    name = state_of(request).model.name
+    message = f"'{name}' is a generating model: its hidden states are no embeddings. Use a server of embedding models."
+    raise errors.ApiError(404, message, param="model", code="model_not_found")

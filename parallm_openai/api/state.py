@@ -1,0 +1,60 @@
+"""What every route works with: the engine, the model, and what prepares requests to it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from fastapi import Request as HttpRequest
+
+from parallm_openai.api import errors
+from parallm_openai.api.middleware import given_keys
+from parallm_openai.api.response_store import ResponseStore
+from parallm_openai.api.workers import Threads
+from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.models.loading import LoadedModel
+from parallm_openai.settings import ServerSettings
+from parallm_openai.text.grammar.compiler import Grammars
+from parallm_openai.text.prepare import Preparer
+from parallm_openai.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class AppState:
+    """One per app, at `app.state.shared`."""
+
+    engine: AsyncEngine
+    model: LoadedModel
+    settings: ServerSettings
+    tokenizer: Tokenizer
+    grammars: Grammars
+    preparer: Preparer
+    responses: ResponseStore
+
+    @classmethod
+    def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> AppState:
+        tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
+        grammars = tokenizer.grammars(model.eos_token_ids)
+        workers = Threads(grammars, settings.template_timeout)
+        preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers)
+        responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
+        return cls(engine, model, settings, tokenizer, grammars, preparer, responses)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.settings.served_model_names, self.model.name)))
+
+    def check_model(self, name: str) -> None:
+        if name not in self.model_names:
+            raise errors.model_not_found(name, self.model_names)
+
+    def owner(self, request: HttpRequest) -> str:
+        """Who sends a request, by its key. Those without one are all the same."""
+        known = {key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)}
+        given = [key for key in given_keys(request.headers) if key in known]
+        return hashlib.sha256(given[0]).hexdigest() if given else ""
+
+
+def state_of(request: HttpRequest) -> AppState:
+    state: AppState = request.app.state.shared
+    return state

@@ -1,0 +1,1 @@
+"""How models write their thoughts, and how they are split from their answers."""

@@ -1,0 +1,1 @@
+"""JSON schemas of clients, put in a form that llguidance enforces as they mean it."""
