@@ -6,13 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import mlx.nn as nn
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from typing import TYPE_CHECKING, Any
 
 from parallm_openai.engine.request import SamplingParams
-from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import EngineConfig
 from parallm_openai.text.description import TextDescription
@@ -21,6 +17,10 @@ from parallm_openai.text.prepare import Preparer
 from parallm_openai.text.request_error import RequestError
 from parallm_openai.text.tokenizer import Tokenizer
 from parallm_openai.text.workers import Inline
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 __all__ = ["AsyncContinuousBatchingEngine", "BatchConfig"]
 
@@ -36,11 +36,15 @@ class BatchConfig:
 class AsyncContinuousBatchingEngine:
     """Batches all requests that it has at the same time; for use within one event loop.
 
-    `model` and `tokenizer` are what `mlx_lm.load` returns. Float types are kept as they are:
-    on a Linux CPU, load with `parallm_openai.models.loading.load` for speed.
+    `model` and `tokenizer` are what `mlx_lm.load` returns. Float types are kept as they are.
+    For speed on a Linux CPU, call `parallm_openai.prepare()` before importing mlx-lm, and load with
+    `parallm_openai.models.loading.load`.
     """
 
     def __init__(self, model: nn.Module, tokenizer: TokenizerWrapper, config: BatchConfig | None = None) -> None:
+        # Imported here: `prepare` must come before mlx, and can if importing this module imports no mlx.
+        from parallm_openai.engine.worker import AsyncEngine
+
         chosen = config or BatchConfig()
         loaded = LoadedModel.of(model, tokenizer, _config_of(model), name="model", path=Path())
         self._engine = AsyncEngine(

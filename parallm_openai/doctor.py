@@ -12,24 +12,25 @@ import mlx.core as mx
 from mlx_lm.utils import get_total_parameters
 
 from parallm_openai import __version__
+from parallm_openai.cpu import prepare
 from parallm_openai.engine.capabilities import UnsupportedModelError, probe
-from parallm_openai.models import blas, jit
-from parallm_openai.models.loading import LoadedModel, on_plain_cpu
+from parallm_openai.models.loading import LoadedModel
+from parallm_openai.models.weights import on_plain_cpu
 
 Facts = list[tuple[str, str]]
 
 
 def describe_machine() -> Facts:
     """Name and value of what matters about the machine, a measured matrix product among them."""
-    status = blas.preload()
+    status = prepare()
     return [
         ("parallm-openai", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("mlx, mlx-lm", f"{_version('mlx')}, {_version('mlx-lm')}"),
         ("device", device()),
         ("processors, memory", f"{os.cpu_count()}, {_memory()}"),
-        ("BLAS of the CPU", f"{status.name} ({status.detail})"),
-        ("fused functions of the CPU", jit.prepare()),
+        ("BLAS of the CPU", f"{status.blas.name} ({status.blas.detail})"),
+        ("fused functions of the CPU", status.compiler),
         ("fp32 product 1024x1024", f"{_gflops():.0f} GFLOP/s"),
         ("types on this device", "float32, dequantised" if on_plain_cpu() else "the checkpoint's own"),
     ]
@@ -55,12 +56,12 @@ def describe_model(model: LoadedModel) -> Facts:
 
 def one_line(model: LoadedModel) -> str:
     """The essentials for the log at a server's start."""
-    status = blas.preload()
+    blas = prepare().blas
     line = f"{model.name}: {_parameters(model) / 1e6:.1f}M parameters in {_name(model.dtype)} on {device()}"
     if not on_plain_cpu():
         return line
-    hint = "" if status.optimised else f"; SLOW: {status.detail}"
-    return f"{line}, BLAS: {status.name}{hint}"
+    hint = "" if blas.optimised else f"; SLOW: {blas.detail}"
+    return f"{line}, BLAS: {blas.name}{hint}"
 
 
 def device() -> str:

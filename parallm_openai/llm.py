@@ -9,13 +9,12 @@ from functools import cached_property, partial
 from operator import index
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from parallm_openai.engine.build import DraftSource, build_core
+from parallm_openai.cpu import prepare
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
-from parallm_openai.engine.worker import Engine
 from parallm_openai.models.loading import LoadedModel, load
 from parallm_openai.settings import EngineConfig
 from parallm_openai.text.answer import Answer, ToolCall
@@ -27,6 +26,10 @@ from parallm_openai.text.prepare import Prepared, Preparer
 from parallm_openai.text.request_error import RequestError
 from parallm_openai.text.tokenizer import Tokenizer
 from parallm_openai.text.workers import Inline, run_inline
+
+if TYPE_CHECKING:
+    from parallm_openai.engine.build import DraftSource
+    from parallm_openai.engine.worker import Engine
 
 __all__ = ["LLM", "ChatResult", "GenerationResult", "RequestError", "SamplingParams", "ToolCall"]
 
@@ -121,6 +124,11 @@ class LLM:
         config: EngineConfig | None = None,
         **settings: Any,
     ) -> None:
+        prepare()
+        # These import mlx, which must not come before.
+        from parallm_openai.engine.build import build_core
+        from parallm_openai.engine.worker import Engine
+
         self.model = model if isinstance(model, LoadedModel) else load(model)
         draft = load(draft_model) if isinstance(draft_model, str | Path) and draft_model != "ngram" else draft_model
         # A queue without an end: everything comes from one caller.

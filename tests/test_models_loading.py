@@ -23,6 +23,7 @@ from support import families
 
 from parallm_openai.models import loading
 from parallm_openai.models.loading import FALLBACK_CONTEXT, ModelLoadError, check_same_tokenizer, load
+from parallm_openai.models.weights import on_plain_cpu
 
 PROMPT = [[5, 9, 70, 33, 12]]
 
@@ -65,7 +66,7 @@ def test_a_folder_becomes_a_model_with_what_a_server_needs(folder: Path) -> None
     assert load(str(folder), name="another").name == "another"
 
 
-@pytest.mark.skipif(not loading.on_plain_cpu(), reason="elsewhere the checkpoint's own types are kept")
+@pytest.mark.skipif(not on_plain_cpu(), reason="elsewhere the checkpoint's own types are kept")
 @pytest.mark.parametrize("family", {**families.RAGGED, **families.NATIVE})
 def test_every_family_loads_from_half_precision_as_float32(family: str, tmp_path: Path) -> None:
     exact = families.write(family, tmp_path / "float32", dtype=mx.float32)
@@ -77,7 +78,7 @@ def test_every_family_loads_from_half_precision_as_float32(family: str, tmp_path
     assert relative_difference(model.model, families.model(family)) < 0.05
 
 
-@pytest.mark.skipif(not loading.on_plain_cpu(), reason="elsewhere quantised models stay so")
+@pytest.mark.skipif(not on_plain_cpu(), reason="elsewhere quantised models stay so")
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
 def test_a_quantised_folder_is_dequantised_to_float32(family: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64}
@@ -111,7 +112,7 @@ def test_an_adapter_is_applied(folder: Path, tmp_path: Path) -> None:
     adapted = load(folder, adapter_path=adapter).model
     assert largest_difference(adapted, tuned) < 1e-4
     assert largest_difference(adapted, plain) > 0.1
-    if loading.on_plain_cpu():
+    if on_plain_cpu():
         assert not any("lora" in name for name, _ in tree_flatten(adapted.parameters())), "it is fused"
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from support import tiny
-
-import mlx.core as mx  # isort: skip
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
 
 from parallm_openai.engine import sampling
 from parallm_openai.engine.position import Position, TokenHistory

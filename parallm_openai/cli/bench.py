@@ -18,7 +18,7 @@ from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.targets import BenchError, Target, first_model, own_server, peer
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import fail
-from parallm_openai.cli.loading import prepare
+from parallm_openai.cpu import prepare
 from parallm_openai.settings import Flag, NonEmpty, Repeatable, Settings, by_commas
 
 MODES = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from parallm_openai.cli.command import with_settings
-from parallm_openai.cli.loading import load_model, prepare
+from parallm_openai.cli.loading import load_model
+from parallm_openai.cpu import prepare
 from parallm_openai.settings import ModelSettings
 
 

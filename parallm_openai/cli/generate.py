@@ -12,7 +12,8 @@ from pydantic import Field
 
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail
-from parallm_openai.cli.loading import load_draft, load_model, prepare
+from parallm_openai.cli.loading import load_draft, load_model
+from parallm_openai.cpu import prepare
 from parallm_openai.settings import Flag, ModelSettings, Settings
 
 

@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from parallm_openai.models.loading import LoadedModel
 
 
-def prepare() -> None:
-    """Do what must happen before anything imports mlx. Every command that uses mlx calls this first."""
-    from parallm_openai.models import blas, jit
-
-    blas.preload()
-    jit.prepare()
-
-
 def load_model(settings: ModelSettings) -> LoadedModel:
     """The model of the settings, or the bundled one. Ends the command if it cannot be loaded."""
     from parallm_openai import demo

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from parallm_openai import logs
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
-from parallm_openai.cli.loading import load_draft, load_model, prepare
+from parallm_openai.cli.loading import load_draft, load_model
 from parallm_openai.cli.options import options_of
+from parallm_openai.cpu import prepare
 from parallm_openai.settings import DraftSettings, EngineConfig, ModelSettings, ServerSettings
 
 if TYPE_CHECKING:

@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    # Before the imports below, which import mlx.
+    from parallm_openai.cpu import prepare
+
+    prepare()
+
 import mlx.core as mx
 from mlx_lm import load
 from mlx_lm.models.cache import BatchKVCache

@@ -14,6 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+if __name__ == "__main__":
+    # Before the imports below, which import mlx.
+    from parallm_openai.cpu import prepare
+
+    prepare()
+
 import mlx.core as mx
 from tokenizers import Tokenizer
 

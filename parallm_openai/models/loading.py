@@ -6,11 +6,10 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-import mlx.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -20,13 +19,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, dequantize_model, load_adapters, load_model, load_tokenizer
 
-from parallm_openai.models import huge_pages
+from parallm_openai.cpu import prepare
 from parallm_openai.models.chat_template import missed_chat_template
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+    import mlx.nn as nn
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,9 @@ class LoadedModel:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(weight.nbytes for weight in dict(tree_flatten(self.model.parameters())).values())
+        from parallm_openai.models import weights
+
+        return weights.weight_bytes(self.model)
 
     @classmethod
     def of(
@@ -79,8 +81,13 @@ class LoadedModel:
 
         Must run on the thread that made the model; afterwards any thread may use it.
         """
-        vocab_size = _logits_width(model)
-        mx.eval(_all_arrays(model))
+        prepare()
+        from parallm_openai.models import weights
+
+        if weights.on_plain_cpu():
+            _warn_if_slow()
+        vocab_size = weights.logits_width(model)
+        weights.evaluate(model)
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -90,7 +97,7 @@ class LoadedModel:
             context_length=context_length(config),
             vocab_size=vocab_size,
             eos_token_ids=_eos_token_ids(tokenizer),
-            dtype=compute_dtype(model),
+            dtype=weights.compute_dtype(model),
         )
 
 
@@ -104,18 +111,22 @@ def load(
 ) -> LoadedModel:
     """Load a local folder or a hub id; on a plain CPU dequantised and in float32.
 
-    Raises ModelLoadError where there is no such model, no network for one that is not cached,
-    a file is missing or broken, or mlx-lm does not know the architecture.
+    Prepares the process for that CPU first (`parallm_openai.prepare`). Raises ModelLoadError if there is no such
+    model, no network for one that is not cached, a file is missing or broken, or mlx-lm does not know the architecture.
     """
+    prepare()
+    # These import mlx, which must not come before.
+    from mlx_lm.utils import load_tokenizer
+
+    from parallm_openai.models import weights
+
     path = _find(str(path_or_id), revision)
     _check_files(path)
-    if adapter_path is not None:
-        _check_adapter(Path(adapter_path).expanduser())
+    adapter = None if adapter_path is None else Path(adapter_path).expanduser()
+    if adapter is not None:
+        _check_adapter(adapter)
     try:
-        model, config = load_model(path, lazy=True, trust_remote_code=trust_remote_code)
-        if adapter_path is not None:
-            model = load_adapters(model, str(Path(adapter_path).expanduser()))
-            model.eval()
+        model, config = weights.read(path, adapter, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ModelLoadError(f"{path_or_id} cannot be loaded: {_sentence(error)}") from error
     try:
@@ -124,17 +135,24 @@ def load(
         )
     except Exception as error:
         raise ModelLoadError(f"the tokenizer of {path_or_id} cannot be loaded: {_sentence(error)}") from error
-    if on_plain_cpu():
-        model = _for_cpu(model)
     try:
-        mx.eval(model.parameters())
+        if weights.on_plain_cpu():
+            model = weights.for_cpu(model)
+        weights.evaluate(model)
         loaded = LoadedModel.of(model, tokenizer, config, name=name or _served_name(str(path_or_id), path), path=path)
     except Exception as error:
         raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {_sentence(error)}") from error
-    if on_plain_cpu():
-        # Only now: it has run once, so that the BLAS has its buffers too.
-        huge_pages.collapse()
+    if weights.on_plain_cpu():
+        weights.use_huge_pages(model)
     return loaded
+
+
+@cache
+def _warn_if_slow() -> None:
+    """Say once in the log that products are slow on this CPU, and why, unless the user has chosen that."""
+    blas = prepare().blas
+    if not blas.optimised and not blas.as_wished:
+        log.warning("MLX multiplies matrices slowly on this CPU: %s", blas.detail)
 
 
 def _tokenizer_options(path: Path, trust_remote_code: bool) -> dict[str, Any]:
@@ -144,13 +162,6 @@ def _tokenizer_options(path: Path, trust_remote_code: bool) -> dict[str, Any]:
         options["trust_remote_code"] = True
     template = missed_chat_template(path)
     return options if template is None else options | {"chat_template": template}
-
-
-def on_plain_cpu() -> bool:
-    """Whether MLX computes on a CPU without native half precision (Linux without CUDA)."""
-    if mx.metal.is_available() or mx.cuda.is_available():
-        return False
-    return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def _find(path_or_id: str, revision: str | None) -> Path:
@@ -182,6 +193,8 @@ def _find(path_or_id: str, revision: str | None) -> Path:
 
 
 def _snapshot(model_id: str, revision: str | None, *, offline: bool = False) -> Path:
+    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
+
     return Path(
         snapshot_download(model_id, revision=revision, allow_patterns=DEFAULT_ALLOW_PATTERNS, local_files_only=offline)
     )
@@ -248,53 +261,6 @@ def _eos_token_ids(tokenizer: TokenizerWrapper) -> frozenset[int]:
     return frozenset(int(token) for token in found if token is not None)
 
 
-def _for_cpu(model: nn.Module) -> nn.Module:
-    """Dequantised, adapters fused, in float32: half precision and quantised products crawl on a CPU."""
-    if any(module.get("global_scale") is not None for module in model.modules()):
-        raise ModelLoadError("nvfp4 experts with scales of their own cannot be dequantised for this CPU")
-    model = dequantize_model(model)
-
-    def widened(weight: mx.array) -> mx.array:
-        return weight.astype(mx.float32) if mx.issubdtype(weight.dtype, mx.floating) else weight
-
-    model.update(tree_map(widened, model.parameters()))
-    # Only now, or what an adapter adds would be rounded to half precision.
-    fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
-    if fused:
-        model.update_modules(tree_unflatten(fused))
-    _turn_weights(model)
-    return model
-
-
-def _turn_weights(model: nn.Module) -> None:
-    """Store what linear layers multiply by as `[in, out]`, its shape unchanged.
-
-    OpenBLAS copies a weight into blocks for every product, which is most of a thin product's time;
-    it copies whole cache lines of one stored this way.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight = mx.contiguous(module.weight.T).T
-            # One at a time: the whole model is never held twice.
-            mx.eval(module.weight)
-
-
-def _all_arrays(model: nn.Module) -> list[mx.array]:
-    """Every array of every module, private constants such as RoPE frequencies included.
-
-    An MLX graph can only be evaluated on the thread that built it, and the engine has a thread of its
-    own: nothing that it reads may be left lazy.
-    """
-    return [value for module in model.modules() for value in module.values() if isinstance(value, mx.array)]
-
-
-def compute_dtype(model: nn.Module) -> mx.Dtype:
-    """The type of the model's activations: the commonest one among its float weights."""
-    arrays = dict(tree_flatten(model.parameters())).values()
-    floats = [array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
-    return max(dict.fromkeys(floats), key=floats.count) if floats else mx.float32
-
-
 def context_length(config: dict[str, Any]) -> int:
     """How many tokens the model was made for, scaled RoPE included.
 
@@ -316,13 +282,6 @@ def _scaled_context(config: dict[str, Any]) -> int:
     if isinstance(factor, (int, float)) and isinstance(original, int):
         return int(factor * original)
     return 0
-
-
-def _logits_width(model: nn.Module) -> int:
-    """Asked of the model itself: configs, tokenizers and padded heads disagree."""
-    logits = model(mx.array([[0]]), cache=make_prompt_cache(model))
-    mx.eval(logits)
-    return int(logits.shape[-1])
 
 
 def _served_name(path_or_id: str, path: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from typing import Protocol
-
-from mlx_lm.tokenizer_utils import StreamingDetokenizer
+from typing import TYPE_CHECKING, Protocol
 
 from parallm_openai.text.token_bytes import TokenBytes
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import StreamingDetokenizer
 
 
 class Detokenizer(Protocol):

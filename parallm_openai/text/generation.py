@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 from parallm_openai.engine.request import TokenLogprob
-from parallm_openai.engine.worker import AsyncEngine, RequestStream
 from parallm_openai.text.output import Counts, OutputDelta, OutputProcessor
 from parallm_openai.text.prepare import Prepared
+
+if TYPE_CHECKING:
+    from parallm_openai.engine.worker import AsyncEngine, RequestStream
 
 
 class Generation:

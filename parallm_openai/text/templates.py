@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from jinja2.defaults import DEFAULT_NAMESPACE
-from mlx_lm.tokenizer_utils import TokenizerWrapper
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.text.call_ids import KIMI, OPENAI, SHORT, CallIdForm, Message
 from parallm_openai.text.history import TemplateTraits, adapted, described
 from parallm_openai.text.tools.plain import plainer
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -49,6 +49,10 @@ class ChatTemplate:
     @cached_property
     def reserved(self) -> frozenset[str]:
         """Names that a client may not set: the server sets them, or the library has them as parameters of its own."""
+        # Not at the top: mlx-lm silences this library's advice about PyTorch only if it comes first.
+        from transformers import PreTrainedTokenizerBase
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         taken = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
         jinja = inspect.signature(render_jinja_template).parameters
         special = {*PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES, *self._hf.special_tokens_map}

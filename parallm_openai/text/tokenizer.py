@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
-
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from typing import TYPE_CHECKING, Any
 
 from parallm_openai.text.call_ids import CallIds, Message
 from parallm_openai.text.chat_parser import ChatFormat
@@ -16,6 +14,9 @@ from parallm_openai.text.reasoning.splitter import Marks, answer_marks, thinking
 from parallm_openai.text.templates import ChatTemplate, TemplateError, Tools, template_text
 from parallm_openai.text.token_bytes import Lexicon, TokenBytes
 from parallm_openai.text.tools.families import FORMATS, detect
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 # The marks before the text above a gap, before the text below it, and before the text that fills it.
 INFILL_MARKS = (

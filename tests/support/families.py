@@ -12,9 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
-
-import mlx.core as mx  # isort: skip
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
-
-import httpx  # isort: skip
+import httpx
 
 from parallm_openai import demo
 from parallm_openai.api.app import create_app

