@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
-from support import tiny
 
-from parallm_openai.engine.row import Row
-from parallm_openai.engine.speculation import draft_length as module
 from parallm_openai.engine.speculation.draft_length import DraftLength
-from parallm_openai.engine.speculation.drafter import Draft
-from parallm_openai.engine.speculation.step_cost import StepCost
+from parallm_openai.engine.speculation.draft_length.acceptance_rate import AcceptanceRate
+from parallm_openai.engine.speculation.draft_length.step_cost import StepCost
+from parallm_openai.engine.speculation.draft_length.tuning import DEFAULT
 
 LIMIT = 6
+IDS = count()
 
 
-def drafts(lengths: list[int], informed: bool = True) -> list[Draft]:
-    return [Draft((0,) * length, informed=informed) for length in lengths]
+@dataclass(eq=False)
+class PlainRow:
+    """All that the controller asks of a row."""
+
+    id: int = field(default_factory=lambda: next(IDS))
+    acceptance: AcceptanceRate | None = None
+
+
+def new_rows(number: int) -> list[PlainRow]:
+    return [PlainRow() for _ in range(number)]
 
 
 class Simulation:
@@ -33,7 +44,7 @@ class Simulation:
         catch_up: float = 0.0,
     ) -> None:
         self.now = 0.0
-        self.rows = [Row.of(tiny.greedy([1], 10**6), 10**7, frozenset()) for _ in range(rows)]
+        self.rows = new_rows(rows)
         self.acceptance = acceptance if isinstance(acceptance, list) else [acceptance] * rows
         self.per_token, self.draft, self.catch_up = per_token, draft, catch_up
         self.behind = 0
@@ -60,8 +71,11 @@ class Simulation:
             self.now += draft + verify
             self.tokens += sum(accepted) + len(self.rows)
             self.lengths.append(max(drafted))
-            self.controller.learn(self.rows, drafts(drafted), accepted, 100, draft, verify)
+            self.learn(drafted, accepted, draft, verify)
         return (self.tokens - tokens) / (self.now - began)
+
+    def learn(self, drafted: list[int], accepted: list[int], draft: float, verify: float) -> None:
+        self.controller.learn(self.rows, drafted, accepted, 100, draft, verify)
 
     def accept(self, length: int, probability: float) -> int:
         count = 0
@@ -93,7 +107,7 @@ def test_hostile_input_costs_less_than_five_percent_from_the_first_steps_on() ->
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.3])
-def test_what_a_draft_must_read_after_a_long_spell_without_is_paid_for(acceptance: float) -> None:
+def test_what_a_draft_must_read_after_many_plain_steps_is_paid_for(acceptance: float) -> None:
     simulation = Simulation(16, acceptance, per_token=0.1, catch_up=0.02)
     simulation.run(300)
     assert simulation.run(3000) > 0.975 * simulation.ideal(0)
@@ -131,7 +145,7 @@ def test_a_lucky_measurement_of_a_wide_step_does_not_make_drafts_that_nobody_acc
     simulation = Simulation(4, 0.0)
     simulation.run(50)
     for _ in range(20):
-        simulation.controller.verify_cost.learn(4, 3, 100, 0.1)
+        simulation.controller.costs.verify.learn(4, 3, 100, 0.1)
     simulation.run(200)
     assert simulation.lengths[-200:].count(0) > 180
 
@@ -139,11 +153,11 @@ def test_a_lucky_measurement_of_a_wide_step_does_not_make_drafts_that_nobody_acc
 def test_rows_near_their_end_are_no_reason_to_time_every_length() -> None:
     simulation = Simulation(4, 0.9, per_token=0.5)
     simulation.run(100)
-    known = [simulation.controller.verify_cost.known(4, width) for width in range(1, LIMIT + 2)]
+    known = [simulation.controller.costs.verify.known(width) for width in range(1, LIMIT + 2)]
     for longest in (5, 4, 3, 2, 1) * 3:
         drafted = simulation.controller.choose(simulation.rows, [longest] * 4, 100)
-        simulation.controller.learn(simulation.rows, drafts(drafted), [0] * 4, 100, 0.1, 2.0)
-    assert [simulation.controller.verify_cost.known(4, width) for width in range(1, LIMIT + 2)] == known
+        simulation.learn(drafted, [0] * 4, 0.1, 2.0)
+    assert [simulation.controller.costs.verify.known(width) for width in range(1, LIMIT + 2)] == known
 
 
 def test_limits_are_kept() -> None:
@@ -157,65 +171,56 @@ def test_limits_are_kept() -> None:
 def test_prompts_are_read_for_rows_that_will_be_drafted_for() -> None:
     crowded = Simulation(16, 0.9, per_token=0.5)
     crowded.run(200)
-    assert crowded.lengths[-1] in (0, module.PROBE_LENGTH)
+    assert crowded.lengths[-1] in (0, DEFAULT.draft_tokens)
     alone = Simulation(1, 0.9, per_token=0.5)
     alone.controller = crowded.controller
     alone.run(50)
     # A crowd is not worth it, a row by itself is: whatever was chosen just now.
-    assert not alone.controller.hopeful(16, 100, LIMIT)
-    assert alone.controller.hopeful(1, 100, LIMIT)
+    assert not alone.controller.expects_drafts(16, 100, LIMIT)
+    assert alone.controller.expects_drafts(1, 100, LIMIT)
 
 
 def test_where_nothing_is_accepted_prompts_are_read_for_a_small_share_of_the_time() -> None:
     hostile = Simulation(2, 0.0)
     hostile.run(400)
-    looked, looks, began, cost = 0.0, 0, hostile.now, 0.7
+    spent, explorations, began, cost = 0.0, 0, hostile.now, 0.7
     for _ in range(1000):
         hostile.run(2)
-        assert not hostile.controller.hopeful(2, 100, LIMIT)
-        prompts = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(module.LOOK_ROWS + 2)]
-        if seen := hostile.controller.look_at(prompts):
-            assert seen == prompts[: module.LOOK_ROWS]
-            # What was begun is read to its end.
-            assert hostile.controller.look_at(seen[1:]) == seen[1:]
-            hostile.controller.looked(cost)
-            looked, looks = looked + cost, looks + 1
-    assert looks > 1
-    assert looked < 1.5 * module.LOOK_SHARE * (hostile.now - began)
+        assert not hostile.controller.expects_drafts(2, 100, LIMIT)
+        prompts = new_rows(DEFAULT.prefill_rows + 2)
+        if explored := hostile.controller.explore_prefill(prompts):
+            assert explored == prompts[: DEFAULT.prefill_rows]
+            # A prompt that was begun is read to its end.
+            assert hostile.controller.explore_prefill(explored[1:]) == explored[1:]
+            hostile.controller.record_prefill_exploration(cost)
+            spent, explorations = spent + cost, explorations + 1
+    assert explorations > 1
+    assert spent < 1.5 * DEFAULT.prefill_share * (hostile.now - began)
 
 
-def test_rows_whose_prompts_were_looked_at_are_drafted_for_once_and_no_others() -> None:
+def test_rows_whose_prompts_were_explored_are_drafted_for_once_and_no_others() -> None:
     hostile = Simulation(4, 0.0)
     hostile.run(400)
-    newcomers = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
-    assert hostile.controller.look_at(newcomers) == newcomers
+    newcomers = new_rows(2)
+    assert hostile.controller.explore_prefill(newcomers) == newcomers
     rows = [*hostile.rows[:2], *newcomers]
     chosen = hostile.controller.choose(rows, [LIMIT] * 4, 100)
     assert [length > 0 for length in chosen] == [False, False, True, True]
-    hostile.controller.learn(rows, drafts(chosen), [0] * 4, 100, 0.5, 2.0)
+    hostile.controller.learn(rows, chosen, [0] * 4, 100, 0.5, 2.0)
     assert hostile.controller.choose(rows, [LIMIT] * 4, 100) == [0] * 4
-    # What that took is part of the look.
-    others = [Row.of(tiny.greedy([1], 100), 1000, frozenset())]
+    # The time of that draft is part of the exploration.
+    others = new_rows(1)
     for _ in range(30):
         hostile.run(1)
-        assert not hostile.controller.look_at(others)
-
-
-def test_guesses_after_a_part_of_the_text_say_nothing_of_other_rows() -> None:
-    simulation = Simulation(2, 0.9)
-    simulation.run(200)
-    before = simulation.controller.report()["recent_acceptance_by_position"]
-    for _ in range(50):
-        simulation.controller.learn(simulation.rows, drafts([3, 3], informed=False), [0, 0], 100, 0.4, 1.4)
-    assert simulation.controller.report()["recent_acceptance_by_position"] == before
+        assert not hostile.controller.explore_prefill(others)
 
 
 def test_a_fixed_length_stays_fixed() -> None:
     controller = DraftLength()
-    rows = [Row.of(tiny.greedy([1], 100), 1000, frozenset()) for _ in range(2)]
+    rows = new_rows(2)
     for _ in range(50):
         chosen = controller.choose(rows, [LIMIT, 2], 10, fixed=3)
-        controller.learn(rows, drafts(chosen), [0, 0], 10, 1.0, 1.0)
+        controller.learn(rows, chosen, [0, 0], 10, 1.0, 1.0)
     assert controller.choose(rows, [LIMIT, LIMIT], 10, fixed=3) == [3, 3]
     assert controller.report()["current_draft_length"] == 3
 
@@ -236,3 +241,21 @@ def test_one_slow_step_does_not_condemn_its_shape() -> None:
         cost.learn(1, 1, 100, 1.0)
     cost.learn(1, 1, 100, 100.0)
     assert cost.estimate(1, 1, 100) < 1.3
+
+
+def test_the_choice_alone_changes_nothing() -> None:
+    """A scheduler may ask as often as it likes: only what is learnt of steps that were run counts."""
+    simulation = Simulation(4, [0.9, 0.5, 0.2, 0.0], per_token=0.1)
+    for _ in range(60):
+        simulation.run(7)
+        before = simulation.controller.report()
+        chosen = [simulation.controller.choose(simulation.rows, [LIMIT] * 4, 100) for _ in range(20)]
+        assert chosen == chosen[:1] * 20
+        assert simulation.controller.report() == before
+
+
+def test_importing_the_rules_loads_no_mlx() -> None:
+    package = "parallm_openai.engine.speculation.draft_length"
+    script = f"import sys, {package}; print([name for name in sys.modules if name.split('.')[0] in ('mlx', 'mlx_lm')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
 
 if TYPE_CHECKING:
     from parallm_openai.engine.batch import Batch
-    from parallm_openai.engine.speculation.draft_length import AcceptanceRate
+    from parallm_openai.engine.speculation.draft_length.acceptance_rate import AcceptanceRate
     from parallm_openai.engine.speculation.ngram import NgramIndex
 
 log = logging.getLogger(__name__)

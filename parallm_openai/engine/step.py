@@ -237,8 +237,7 @@ class EngineCore:
             draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
             drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
             self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
-            informed = [each.draft.informed for each in verified]
-            draft_length.learn(batch.rows, drafted, accepted, informed, context, draft_seconds, verify_seconds)
+            draft_length.learn(batch.rows, drafted, accepted, context, draft_seconds, verify_seconds)
             for ended in [each.row for each in verified if self._commit(each)]:
                 self._free(ended)
         if any(sampling.NO_TOKEN in each.sampled for each in verified):

@@ -40,7 +40,7 @@ class _Guess:
         return self.row.position(tuple(self.tokens))
 
     def draft(self) -> Draft:
-        return Draft(tuple(self.tokens), tuple(self.log_q), informed=self.row.computed[DRAFT].start == 0)
+        return Draft(tuple(self.tokens), tuple(self.log_q))
 
 
 class DraftModel(Drafter):

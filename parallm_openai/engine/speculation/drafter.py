@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """Guessed tokens. `log_q` holds the distribution each was drawn from, `[vocab]` logarithms,
-    if acceptance needs it; a guess without one stands for certainty. `informed` is false
-    if the drafter had not read all of the row's text.
+    if acceptance needs it; a guess without one stands for certainty.
     """
 
     tokens: tuple[int, ...] = ()
     log_q: tuple[mx.array, ...] = ()
-    informed: bool = True
 
     def __len__(self) -> int:
         return len(self.tokens)
