@@ -10,6 +10,7 @@ import pytest
 # A failed assertion in a helper shows its values, as one in a test does.
 pytest.register_assert_rewrite("support")
 
+from support import chat_templates  # noqa: E402
 from support.servers import RunningServer, demo_draft, running_server  # noqa: E402
 
 
@@ -29,9 +30,24 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
         yield lambda **options: stack.enter_context(running_server(**options))
 
 
+# Fixtures that start a server, in this process or as one of its own.
+SERVERS = {"server", "start_server", "serve", "served", "impatient", "keyed"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fuzz", "hostile requests to a server process (tests/fuzz)")
     group.addoption("--fuzz-minutes", type=float, default=1.0, help="how long to go on, in all")
     group.addoption("--fuzz-seed", default="0", help="what the requests follow from: a number, or random")
     group.addoption("--fuzz-without", default="", help="kinds of input to leave out, by commas: tests/fuzz/hazards.py")
     group.addoption("--fuzz-freeze", type=float, default=5.0, help="seconds that /health may take on a fast machine")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(chat_templates.summary())

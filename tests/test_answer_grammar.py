@@ -227,7 +227,8 @@ def likely(grammar: AnswerGrammar, allowed: set[int], luck: random.Random) -> in
 @given(case=st.one_of(cases, harmony_cases), luck=st.randoms(use_true_random=False))
 def test_a_mask_is_what_reading_everything_again_would_allow(case: Case, luck: random.Random) -> None:
     grammar = case.grammar()
-    matcher, tokens = grammar.matcher(), []
+    matcher = grammar.matcher()
+    tokens: list[int] = []
     while len(tokens) < 40 and not matcher.finished:
         allowed = tokens_of(matcher.allowed(()))
         assert allowed == by_the_book(grammar, tokens)
@@ -276,7 +277,8 @@ def test_what_a_bound_answer_says_is_of_its_grammar_and_its_thoughts_are_beside_
 
 def bound_answer_ends(case: Case, luck: random.Random) -> bool:
     """Write an answer by the mask and hold it against its grammar. False if it had no end within 300 tokens."""
-    matcher, tokens = case.grammar().matcher(), []
+    matcher = case.grammar().matcher()
+    tokens: list[int] = []
     while not matcher.finished and len(tokens) < 300:
         token = likely(case.grammar(), tokens_of(matcher.allowed(())), luck)
         matcher.advance(token)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import families
 from support.chat_requests import streamed, whole
-from support.chat_templates import TEMPLATES
+from support.chat_templates import published, source
 from support.servers import RunningServer, running_server
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -218,22 +218,20 @@ def test_a_harmony_answer_beside_tools_is_a_call_or_in_its_format(serve: Any) ->
     assert kinds == {"stop", "tool_calls"}
 
 
-@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the collection of chat templates is not here")
 @pytest.mark.parametrize(
     ("name", "marks"),
     [
-        ("openai-gpt-oss-120b", MARKS),
-        ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", FAMILIES["command"][1]),
-        ("google-gemma-4-31B-it", FAMILIES["gemma4"][1]),
-        ("mistralai-Ministral-3-14B-Reasoning-2512", FAMILIES["mistral"][1]),
-        ("MiniMax-M2", ("<think>", "</think>")),
+        published("openai-gpt-oss-120b", MARKS),
+        published("CohereForAI-c4ai-command-r7b-12-2024-tool_use", FAMILIES["command"][1]),
+        published("google-gemma-4-31B-it", FAMILIES["gemma4"][1]),
+        published("mistralai-Ministral-3-14B-Reasoning-2512", FAMILIES["mistral"][1]),
+        published("MiniMax-M2", published("<think>", "</think>")),
     ],
 )
 def test_the_makers_own_templates_bind_the_answer(
     name: str, marks: tuple[str, ...], start_server: Any, tmp_path: Path
 ) -> None:
-    template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    server = start_server(model=model(tmp_path, template, marks))
+    server = start_server(model=model(tmp_path, source(name), marks))
     for thinking in (None, True, False):
         options = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
         body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 300, "n": 2, "seed": 2}

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.chat_templates import NAMES, call, function, needs_templates, source, tokenizer_with, wrapper_with
+from support.chat_templates import NAMES, call, function, published, source, tokenizer_with, wrapper_with
 from support.servers import RunningServer, demo_target, running_server
 
 from parallm_openai.api.chat_answer import ChatChoice
@@ -60,7 +60,7 @@ def answered(tokenizer: Any, messages: list[dict[str, Any]], *events: Event) -> 
     return choice.message()
 
 
-CALL = [CallStart(0, "get_weather"), CallArguments(0, '{"city": "Rome"}')]
+CALL: list[Event] = [CallStart(0, "get_weather"), CallArguments(0, '{"city": "Rome"}')]
 SPOKEN: dict[str, list[Event]] = {
     "a call": CALL,
     "two calls": [*CALL, CallStart(1, "get_weather"), CallArguments(1, '{"city": "Oslo"}')],
@@ -70,10 +70,10 @@ SPOKEN: dict[str, list[Event]] = {
     "cut before its arguments": [CallStart(0, "get_weather")],
 }
 # These have no way to show a call at all; Kimi's is the version that transformers' sandbox refuses.
-WITHOUT = {"google-gemma-2-2b-it", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B", "Kimi-K2-Thinking"}
+WITHOUT = {"without_tools", "strict"}
+WITHOUT |= {"google-gemma-2-2b-it", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B", "Kimi-K2-Thinking"}
 
 
-@needs_templates
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT])
 @pytest.mark.parametrize("kind", SPOKEN)
 def test_the_turns_after_this_servers_own_answers_are_rendered(name: str, kind: str) -> None:
@@ -91,8 +91,10 @@ def test_the_turns_after_this_servers_own_answers_are_rendered(name: str, kind: 
         assert tokenizer.render(messages, tools=[WEATHER])
 
 
-@needs_templates
-@pytest.mark.parametrize("name", ["Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407"])
+@pytest.mark.parametrize(
+    "name",
+    ["mistral", *map(published, ("Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407"))],
+)
 def test_a_conversation_with_ids_from_elsewhere_goes_on(start_server: Callable[..., RunningServer], name: str) -> None:
     server = start_server(model=with_template(source(name)))
     cut = call("call_0123456789abcdef01234567", "get_weather", '{"city": "Par')
@@ -182,6 +184,7 @@ def test_a_template_that_does_not_end_is_a_400(start_server: Callable[..., Runni
     assert chat(server).status_code == 200
 
 
+@pytest.mark.server
 def test_templates_that_do_not_end_keep_no_one_waiting_nor_the_server_from_its_end() -> None:
     settings = ServerSettings(template_timeout=600, graceful_timeout=1)
     with ThreadPoolExecutor(3) as pool:
@@ -236,7 +239,7 @@ def test_what_clients_keep_beside_a_call_is_nothing_to_the_model(server: Running
 
 
 def test_an_answer_of_nothing_at_all_is_refused(server: RunningServer) -> None:
-    empty = {"role": "assistant", "content": None, "tool_calls": []}
+    empty: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
     error(chat(server, messages=[QUESTION, empty, QUESTION]), "messages[1].content")
 
 

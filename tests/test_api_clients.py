@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from support.errors import COMPLETION, assert_error
@@ -147,7 +148,7 @@ def test_half_open_connections_end_while_others_are_served(impatient: RunningSer
             connection.sendall(HALF[index % len(HALF)])
         with impatient.client as client:
             assert client.post("/v1/completions", json=COMPLETION).status_code == 200
-        answers = [b"".join(iter(lambda c=each: c.recv(65536), b"")) for each in waiting]
+        answers = [b"".join(iter(partial(each.recv, 65536), b"")) for each in waiting]
     finally:
         for connection in waiting:
             connection.close()

@@ -187,8 +187,8 @@ def test_an_engine_failure_is_a_500_that_is_not_retried(
         response = client.post("/v1/completions", json=TEXT)
         assert "out of memory" in check(response, 500, None)
         assert response.headers["x-should-retry"] == "false"
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    sdk = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     with pytest.raises(openai.APIError, match="out of memory"):
-        list(client.completions.create(**TEXT, stream=True))
+        list(sdk.completions.create(**TEXT, stream=True))
     monkeypatch.undo()
-    assert client.completions.create(**TEXT).choices[0].text is not None
+    assert sdk.completions.create(**TEXT).choices[0].text is not None

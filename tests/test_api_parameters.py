@@ -1,4 +1,4 @@
-"""Every parameter of the SDK is in the README's table, and the server does with it what the table says."""
+"""Every parameter of the SDK is in the table of docs/api.md, and the server does with it what the table says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parallm_openai.api.schemas.chat import ChatRequest
 from parallm_openai.api.schemas.completions import CompletionRequest
 from parallm_openai.api.schemas.responses import ResponsesRequest
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 HONOURED, EXTENSION, REFUSED, IGNORED = "✓", "✓¹", "400", "–"
 ROUTES: dict[str, tuple[Any, Any, str, dict[str, Any]]] = {
     "chat": (
@@ -68,9 +68,9 @@ SAMPLES: dict[str, Any] = {
 
 
 def table() -> dict[str, dict[str, str]]:
-    """What the README says: route -> parameter -> mark."""
+    """What the page says: route -> parameter -> mark."""
     marks: dict[str, dict[str, str]] = {route: {} for route in ROUTES}
-    section = README.read_text(encoding="utf-8").partition("## Parameters")[2].partition("\n## ")[0]
+    section = PAGE.read_text(encoding="utf-8").partition("## Parameters")[2].partition("\n## ")[0]
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| `"):

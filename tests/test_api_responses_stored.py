@@ -113,7 +113,8 @@ def test_later_turns_outlive_earlier_ones(server: RunningServer) -> None:
     second = create(server, [MORE], previous_response_id=first.id)
     client(server).responses.delete(first.id)
     third = create(server, "What is my name?", previous_response_id=second.id)
-    texts = [item.content[0].text for item in client(server).responses.input_items.list(third.id, order="asc")]
+    items: Any = client(server).responses.input_items.list(third.id, order="asc")
+    texts = [item.content[0].text for item in items]
     assert texts == ["My name is Anna.", first.output_text, MORE["content"], second.output_text, "What is my name?"]
 
 
@@ -129,7 +130,7 @@ def test_input_items_are_listed_in_pages(server: RunningServer) -> None:
     assert (len(body["data"]), body["has_more"]) == (9, False)
     pages: list[list[Any]] = []
     for order in ("asc", "desc"):
-        found = [item.id for item in sdk.responses.input_items.list(last.id, limit=2, order=order)]  # type: ignore[arg-type]
+        found = [item.id for item in sdk.responses.input_items.list(last.id, limit=2, order=order)]
         pages.append(found)
         assert len(found) == len(set(found)) == 9
     assert pages[0] == pages[1][::-1]

@@ -71,7 +71,7 @@ def test_a_body_of_too_many_fields_is_one_error() -> None:
         body.parse(json.dumps({f"k{n}": n for n in range(300_000)}).encode())
 
 
-ROUTES = {
+ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"prompt": "Hi"},
     "/v1/responses": {"input": "Hi"},

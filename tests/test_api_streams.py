@@ -156,6 +156,7 @@ async def test_time_runs_out_for_a_stream_that_has_nothing_to_say_too() -> None:
     assert ended
 
 
+@pytest.mark.server
 def test_stopping_the_server_lets_streams_finish() -> None:
     with ExitStack() as stack:
         server = stack.enter_context(running_server())

@@ -20,6 +20,7 @@ from parallm_openai.cli import app
 TINY = PairShape(hidden=64, layers=4, ffn=128, heads=4, vocab=512, draft_layers=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agreement", [0.5, 0.9])
 def test_a_made_draft_agrees_as_often_as_asked(tmp_path: Path, agreement: float) -> None:
     shape = PairShape(**{**TINY.__dict__, "agreement": agreement})
@@ -32,10 +33,12 @@ def test_a_made_draft_agrees_as_often_as_asked(tmp_path: Path, agreement: float)
     assert tokenizer.decode(tokenizer.encode("Zoë 日本 🙂")) == "Zoë 日本 🙂"
 
 
+@pytest.mark.slow
 def test_a_hostile_draft_never_agrees(tmp_path: Path) -> None:
     assert make_pair(tmp_path, PairShape(**{**TINY.__dict__, "agreement": 0.0})) < 0.05
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_pair(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_pair(tmp_path / name, TINY)

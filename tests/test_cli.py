@@ -203,6 +203,7 @@ def test_a_listener_that_others_reach_without_a_key_is_warned_of(capsys: pytest.
     assert "WARNING" in said("0.0.0.0", admin_keys=("root",))[0]
 
 
+@pytest.mark.server
 def test_a_model_of_ones_own_is_served_by_its_folders_name(tmp_path: Path) -> None:
     folder = families.write("lfm2", tmp_path / "own-model")
     server = Served("--port", "0", "--model", str(folder))
@@ -270,12 +271,14 @@ def test_a_prompts_file_that_is_not_json_lines_is_refused(tmp_path: Path) -> Non
     assert "is not JSON lines with a 'prompt' each" in answer.stderr
 
 
+@pytest.mark.slow
 def test_the_doctor_says_what_machine_and_model_can_do() -> None:
     said = run("doctor").stdout
     for name in (__version__, "BLAS", "GFLOP/s", "memory", "llama", "ragged", "speculation"):
         assert name in said
 
 
+@pytest.mark.slow
 def test_the_doctor_says_that_a_family_cannot_be_served(tmp_path: Path) -> None:
     folder = families.write("llama4", tmp_path / "model")
     said = run("doctor", "--model", str(folder)).stdout

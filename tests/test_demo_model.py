@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demo_training.chatml import END, END_OF_TEXT, MARKUP, spans
+from demo_training.corpus import MIX, documents, sample
+from demo_training.evaluate import evaluate_task, greedy, load_model
+from demo_training.model import named, parameter_count
+from demo_training.sample import is_held_out
 from parallm_openai.demo import DRAFT_PATH, MODEL_ID, TARGET_PATH
-from parallm_openai.demo.chatml import END, END_OF_TEXT, MARKUP, spans
-from parallm_openai.demo.corpus import MIX, documents, sample
-from parallm_openai.demo.evaluate import evaluate_task, greedy, load_model
-from parallm_openai.demo.model import named, parameter_count
-from parallm_openai.demo.sample import is_held_out
 
 TOOL = {
     "type": "function",
@@ -159,6 +159,7 @@ def test_it_remembers_and_thinks() -> None:
     assert thought.endswith("</think>\n\n347 + 285 = 632")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["facts", "arithmetic", "json", "counting", "tool_call", "raw_facts"])
 def test_held_out_samples(task: str) -> None:
     target, draft, tokenizer = pair()

@@ -51,19 +51,19 @@ def schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_thousand_answers_in_schemas_are_valid_wherever_they_end(server: RunningServer) -> None:
     rng = random.Random(7)
-    asked = []
+    asked: list[tuple[Any, dict[str, Any]]] = []
     for number in range(COUNT):
-        wanted = schema(rng)
+        made = schema(rng)
         body = {
             "model": server.model.name,
             "messages": [{"role": "user", "content": f"Write JSON about {rng.choice(WORDS)}."}],
-            "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": wanted}},
+            "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": made}},
             "temperature": rng.choice([0, 0.7, 1.0, 1.5]),
             "seed": number,
             "max_tokens": 150,
         }
         # One in five beside them in the batch is bound by nothing.
-        asked.append((wanted if number % 5 else None, body if number % 5 else body | {"response_format": None}))
+        asked.append((made if number % 5 else None, body if number % 5 else body | {"response_format": None}))
     with server.client as client, ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(lambda one: client.post("/v1/chat/completions", json=one[1]).json(), asked))
     bound = finished = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ operations = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(steps=operations)
-def test_logits_are_those_of_each_row_alone_whatever_happened_before(steps: list) -> None:
+def test_logits_are_those_of_each_row_alone_whatever_happened_before(steps: list[Any]) -> None:
     batch, other = Mirror(), Mirror()
     for step in steps:
         if step == "append":

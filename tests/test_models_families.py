@@ -171,7 +171,7 @@ class Disturbed(nn.Module):
     """A Llama whose rows disturb each other: its logits depend on how many there are."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.inner = families.model("llama")
 
     @property

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam, ResponseItem
 from pydantic import TypeAdapter
-from support.chat_templates import needs_templates, source
+from support.chat_templates import published, source
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from parallm_openai.api.response_input import ChatMessage, chat_messages
@@ -184,14 +184,14 @@ def test_thoughts_that_led_to_nothing_are_a_turn_of_their_own_before_the_next_qu
     assert [message["role"] for message in messages_of(USER, THOUGHT, USER, THOUGHT)] == ["user", "assistant", "user"]
 
 
-@needs_templates
-def test_a_template_shows_the_thoughts_of_a_tool_loop_and_leaves_out_those_before_the_last_question() -> None:
+@pytest.mark.parametrize("name", ["thinking", published("Qwen-Qwen3-0.6B")])
+def test_a_template_shows_the_thoughts_of_a_tool_loop_and_leaves_out_those_before_the_last_question(name: str) -> None:
     def prompt(*items: dict[str, Any]) -> str:
         messages = [{**message, "content": message["content"] or ""} for message in messages_of(*items)]
         for message in messages:
             for call in message.get("tool_calls", []):
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-        [text], _ = render_jinja_template(conversations=[messages], chat_template=source("Qwen-Qwen3-0.6B"))
+        [text], _ = render_jinja_template(conversations=[messages], chat_template=source(name))
         return text
 
     assert "<think>\nHm.\n</think>" in prompt(USER, THOUGHT, CALL, OUTPUT)

@@ -20,7 +20,7 @@ def message(text: str, **fields: Any) -> dict[str, Any]:
 
 def response(name: str, text: str = "An answer.", **fields: Any) -> dict[str, Any]:
     output = [{"id": f"msg_{name}", "type": "message", "role": "assistant", "content": text}]
-    repeated = {"instructions": None, "tools": [], "text": {}}
+    repeated: dict[str, Any] = {"instructions": None, "tools": [], "text": {}}
     return {"id": f"resp_{name}", **repeated, "output": output, **fields}
 
 
@@ -106,6 +106,7 @@ def test_a_client_that_sends_its_whole_conversation_anew_adds_only_what_is_new()
         # A reference to an answer's item stands for that item.
         found = store.item("", f"msg_{number}")
         assert found == body["output"][0]
+        assert found is not None
         history.append(found)
     everything = 100 * 10_000
     assert everything < store.size < 2.5 * everything

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def test_a_batch_samples_what_a_plain_decoder_samples_row_by_row(
         history = TokenHistory.of(prompt)
         history.generated.update(generated)
         positions.append(Position(chosen, chosen.seed or 0, len(generated) + len(drafts), history, tuple(drafts)))
-    got = sampling.sample(mx.array(logits), positions).tolist()
+    got: Any = sampling.sample(mx.array(logits), positions).tolist()
     for row, (chosen, prompt, generated, drafts) in enumerate(drawn):
         request = Request(tuple(prompt), chosen)
         assert got[row] == tiny.choose(logits[row], request, [*generated, *drafts], set())
@@ -89,7 +91,7 @@ def test_draws_follow_the_distribution() -> None:
 
 def test_the_chosen_logprob_equals_the_top_one_bit_for_bit() -> None:
     logits = mx.array(np.random.default_rng(1).normal(0, 5, (20, 500)).astype(np.float32))
-    tokens = mx.argmax(logits, axis=-1).tolist()
+    tokens: Any = mx.argmax(logits, axis=-1).tolist()
     for scored in sampling.token_logprobs(logits, tokens, [5] * 20):
         assert scored.top[0] == (scored.token, scored.logprob)
         assert [p for _, p in scored.top] == sorted((p for _, p in scored.top), reverse=True)

@@ -251,7 +251,7 @@ def kind(name: str) -> dict[str, Any]:
 def test_alternatives_told_apart_by_a_property_may_be_anyof() -> None:
     told_apart = {"oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": kind("a"), "b": kind("b")}}
     assert "anyOf" in closed(told_apart)
-    overlapping = {"oneOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
+    overlapping: dict[str, Any] = {"oneOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
     assert closed(overlapping) == overlapping
 
 

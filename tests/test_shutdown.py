@@ -32,6 +32,7 @@ def serve() -> Iterator[Callable[..., Served]]:
         server.process.kill()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_in_order(how: signal.Signals) -> None:
     server = Served("--port", "0", "--graceful-timeout", "5")

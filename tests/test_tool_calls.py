@@ -24,6 +24,7 @@ from support.tool_calls import (
 
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.events import CallArguments
+from parallm_openai.text.reasoning.splitter import Beginning
 from parallm_openai.text.tools.families import FORMATS
 from parallm_openai.text.tools.stream import ToolSplitter
 
@@ -99,9 +100,9 @@ OBJECTS = {"hermes": ("<tool_call>", "</tool_call>"), "llama3_json": ("", ""), "
 def test_an_object_is_read_by_its_own_keys_in_any_order(
     family: str, luck: random.Random, indent: int | None, listed: bool
 ) -> None:
-    value = json.dumps(ARGUMENTS) if luck.random() < 0.3 else ARGUMENTS
+    value: Any = json.dumps(ARGUMENTS) if luck.random() < 0.3 else ARGUMENTS
     name_key = "tool_name" if family == "command_r" else "name"
-    members = [(name_key, "my-tool"), (luck.choice(["arguments", "parameters"]), value)]
+    members: list[tuple[str, Any]] = [(name_key, "my-tool"), (luck.choice(["arguments", "parameters"]), value)]
     members += luck.sample([("id", "call_1"), ("type", "function"), ("index", 0), ("x", {"name": "get_time"})], 3)
     luck.shuffle(members)
     text: Any = dict(members)
@@ -153,7 +154,7 @@ def test_llama_calls_several_tools_in_whatever_way(before: str, between: str) ->
     assert calls_in("llama3_json", before + between.join([one, two, one])) == expected
 
 
-TYPED = [
+TYPED: list[tuple[str, str, Any]] = [
     ("city", "007", "007"),
     ("city", "12", "12"),
     ("city", "null", "null"),
@@ -293,7 +294,7 @@ PROSE = [
 @pytest.mark.parametrize("text", PROSE)
 def test_text_about_calls_comes_out_as_it_is_and_without_delay(family: str, text: str) -> None:
     assert calls_in(family, text, text) == []
-    parser = ChatFormat(tools=FORMATS[family]).parser(False, TOOLS)
+    parser = ChatFormat(tools=FORMATS[family]).parser(Beginning.FRESH, TOOLS)
     events = [event for character in text + "and so on" for event in parser.feed(character, ())]
     assert joined(events)[0] == text + "and so on"
 
@@ -376,7 +377,7 @@ def test_arguments_in_a_string_are_told_as_far_as_they_came() -> None:
 
 @pytest.mark.parametrize("family", TEXT_CALLS)
 def test_long_text_is_told_while_it_comes(family: str) -> None:
-    parser = ChatFormat(tools=FORMATS[family]).parser(False, TOOLS)
+    parser = ChatFormat(tools=FORMATS[family]).parser(Beginning.FRESH, TOOLS)
     text = TEXT_CALLS[family]("get_time", {"city": "word " * 50})
     seen = [parser.feed(character, ()) for character in text]
     assert sum(isinstance(event, CallArguments) for events in seen for event in events) > 100

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.chat_templates import needs_templates, source
+from support.chat_templates import published, source
 from support.parsing import cut
-from support.tool_calls import JSON_CALLS, NAMES, TEXT_CALLS, TOOL, TOOLS, content_and_calls, joined
-from transformers.utils.chat_template_utils import render_jinja_template
+from support.tool_calls import JSON_CALLS, NAMES, TEXT_CALLS, TOOLS, content_and_calls, joined, written_call
 
 from parallm_openai.text.chat_parser import ChatFormat
+from parallm_openai.text.reasoning.splitter import Beginning
 from parallm_openai.text.tools.families import FORMATS
 
 HUGE = ["[", "{", "(", "<tool_call>", '<tool_call>{"', '{"name":"get_time","arguments":{"a":[', '<tool_call>{"a":', " "]
@@ -57,7 +57,7 @@ def _seconds(family: str, piece: str, length: int, size: int) -> float:
 
 @pytest.mark.parametrize("start", ['{"arguments": {"a": "', '{"x": ["', '{"x": 1, "y": "', '{"x": [1, ['])
 def test_what_has_no_name_is_held_back_only_so_long(start: str) -> None:
-    parser = ChatFormat(tools=FORMATS["hermes"]).parser(False, TOOLS)
+    parser = ChatFormat(tools=FORMATS["hermes"]).parser(Beginning.FRESH, TOOLS)
     pieces = [f"<tool_call>{start}", *["1, " * 1000] * 400]
     seen = [event for piece in pieces for event in parser.feed(piece, ())]
     assert joined(seen) == ("".join(pieces).rstrip(), [])
@@ -79,7 +79,7 @@ def test_deep_nesting_is_no_trouble() -> None:
 
 
 # Templates and what they can carry: those with bare text tell no string from what its text means.
-RENDERED = {
+PUBLISHED = {
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "hermes",
     "Qwen-Qwen3-0.6B": "hermes",
     "ibm-granite-granite-4.0": "hermes",
@@ -99,6 +99,7 @@ RENDERED = {
     "Qwen3-Coder": "qwen3_coder",
     "Qwen3.5-4B": "qwen3_coder",
 }
+RENDERED = {name: name for name in FORMATS} | {"granite": "hermes", "thinking": "hermes"} | PUBLISHED
 nasty = st.lists(
     st.sampled_from(
         ["</tool_call>", "<tool_call>", '"', "'", "\\", "{", "}", "[", "]", " ", "\n", "null", "12", "é", "日"]
@@ -133,30 +134,18 @@ VALUES: dict[str, Any] = {
 given_arguments = st.fixed_dictionaries({}, optional=VALUES)
 
 
-@needs_templates
-@pytest.mark.parametrize("name", RENDERED)
+@pytest.mark.parametrize("name", [published(name) if name in PUBLISHED else name for name in RENDERED])
 @settings(deadline=None, max_examples=40)
 @given(arguments=given_arguments, tool=st.sampled_from(NAMES), luck=st.randoms(use_true_random=False))
 def test_what_a_template_writes_is_read_back_equal(
     name: str, arguments: dict[str, Any], tool: str, luck: random.Random
 ) -> None:
     family = RENDERED[name]
-    text = rendered(name, tool, arguments)
+    text = written_call(source(name), family, tool, arguments)
     if family not in JSON_CALLS and any(mark in json.dumps(arguments) for mark in ("</function>", "<arg_key>")):
         # Bare text that holds the very mark that may follow a value can be told only mostly.
         arguments = json.loads(json.dumps(arguments).replace("</function>", "").replace("<arg_key>", ""))
-        text = rendered(name, tool, arguments)
+        text = written_call(source(name), family, tool, arguments)
     [(called, written)] = content_and_calls(family, cut(text, luck))[1]
     assert called == tool
     assert json.loads(written) == arguments
-
-
-def rendered(name: str, tool: str, arguments: dict[str, Any]) -> str:
-    """What the template writes for a call, from where the call begins."""
-    call = {"id": "call12345", "type": "function", "function": {"name": tool, "arguments": arguments}}
-    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    text, _ = render_jinja_template(
-        conversations=[messages], chat_template=source(name), tools=[TOOL], bos_token="", eos_token="</s>"
-    )
-    answer = str(text[0]).rpartition("QUESTION")[2]
-    return answer[answer.index(FORMATS[RENDERED[name]].start or "{") :]

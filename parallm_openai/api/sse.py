@@ -35,7 +35,7 @@ def json_chunk(body: dict[str, Any]) -> Chunk:
     return {"data": json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(LINE_ENDS)}
 
 
-class EventSource(EventSourceResponse):
+class EventSource(EventSourceResponse):  # type: ignore[misc]  # sse-starlette has no types
     """A response of chunks, sent within its `owner`: that context is left once the response ends or is cut off."""
 
     def __init__(

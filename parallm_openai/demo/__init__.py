@@ -1,4 +1,4 @@
-"""The bundled model pair: a small target and a smaller draft, trained by `train.py` in this folder.
+"""The bundled model pair: a small target and a smaller draft, trained by `demo_training/` of the repository.
 
 Importing this module costs nothing: it only says where the files are.
 """

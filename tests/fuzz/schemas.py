@@ -96,7 +96,7 @@ def _composed(inner: Strategy) -> Strategy:
             st.integers(0, 4),
         ),
         several.map(lambda all: {"type": "array", "prefixItems": all, "items": False}),
-        *(several.map(lambda all, keyword=keyword: {keyword: all}) for keyword in ("anyOf", "oneOf", "allOf")),
+        st.builds(lambda keyword, all: {keyword: all}, st.sampled_from(["anyOf", "oneOf", "allOf"]), several),
         inner.map(lambda one: {"not": one}),
         st.builds(lambda a, b, c: {"if": a, "then": b, "else": c}, inner, inner, inner),
         inner.map(lambda one: {"type": "object", "patternProperties": {"^a": one}, "additionalProperties": one}),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
+import referencing.exceptions
 import regex
 
 from fuzz.exchange import Exchange
@@ -131,7 +132,7 @@ def _bound(exchange: Exchange, text: str | None) -> Iterator[str]:
         if getattr(error, "validator", None) == "multipleOf":
             return  # The other reader divides floats: 750900.2 is a multiple of 3.7.
         yield f"an answer that breaks its schema: {str(error).splitlines()[0][:200]} in {text!r}"
-    except (jsonschema.SchemaError, jsonschema.exceptions._WrappedReferencingError, regex.error, TimeoutError):
+    except (jsonschema.SchemaError, referencing.exceptions.Unresolvable, regex.error, TimeoutError):
         return  # Nothing to compare with: the other reader cannot read it.
 
 

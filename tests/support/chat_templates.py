@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,24 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from parallm_openai.text.tokenizer import Tokenizer
 from support.servers import demo_target
 
-TEMPLATES = Path(__file__).parents[3] / "shared" / "chat_templates"
-NAMES = sorted(file.stem for file in TEMPLATES.glob("*.jinja"))
-needs_templates = pytest.mark.skipif(not NAMES, reason="the collection of chat templates is not here")
+# One small template for each family's shape, so that every clone of the project tests them all.
+OWN = {file.stem: file for file in (Path(__file__).parent / "templates").glob("*.jinja")}
+# Templates as models' makers publish them; their licences keep them out of the project.
+FOLDER = Path(os.environ.get("PARALLM_CHAT_TEMPLATES", Path(__file__).parents[3] / "shared" / "chat_templates"))
+PUBLISHED = {file.stem: file for file in FOLDER.glob("*.jinja")}
+NAMES = [*sorted(OWN), *sorted(PUBLISHED)]
+
+
+def summary() -> str:
+    """A line for the tests' output: which templates this run has."""
+    found = f"{len(PUBLISHED)} published ones in {FOLDER}" if PUBLISHED else f"no published ones in {FOLDER}"
+    return f"chat templates: {len(OWN)} of the tests' own, {found} (PARALLM_CHAT_TEMPLATES names another folder)"
+
+
+def published(name: str, *values: Any) -> Any:
+    """A parameter that needs a published template; its test is skipped where that is absent."""
+    absent = pytest.mark.skipif(name not in PUBLISHED, reason=f"no {name}.jinja in {FOLDER}")
+    return pytest.param(name, *values, marks=absent, id="-".join([name, *map(str, values)]))
 
 
 def wrapper_with(template: str | dict[str, str] | None) -> TokenizerWrapper:
@@ -29,7 +45,7 @@ def tokenizer_with(template: str | dict[str, str]) -> Tokenizer:
 
 
 def source(name: str) -> str:
-    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return (OWN | PUBLISHED)[name].read_text(encoding="utf-8")
 
 
 def function(name: str, **definition: Any) -> dict[str, Any]:

@@ -379,12 +379,17 @@ def _wilder(name: str, weight: mx.array) -> mx.array:
     return 2.0 * mx.random.normal(weight.shape) * weight.shape[-1] ** -0.5
 
 
+def arrays(model: nn.Module) -> dict[str, mx.array]:
+    """The model's parameters by their names."""
+    return dict(tree_flatten(model.parameters()))
+
+
 def write(family: str, folder: Path, *, dtype: mx.Dtype = mx.float16, built: nn.Module | None = None) -> Path:
     """Write the family's tiny model as a folder that `mlx_lm.load` reads; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         name: array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
-        for name, array in tree_flatten((built or model(family)).parameters())  # type: ignore[misc]
+        for name, array in arrays(built or model(family)).items()
     }
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps({**config(family), "eos_token_id": 1}))

@@ -27,7 +27,9 @@ def read(parser: ChatParser, pieces: list[str]) -> list[Event]:
 
 def summary(events: list[Event]) -> tuple[str, str, list[tuple[str, Any]]]:
     """Content, reasoning and calls, with the pieces joined."""
-    content, reasoning, names, arguments = "", "", {}, {}
+    content, reasoning = "", ""
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
     for event in events:
         match event:
             case Content(text):

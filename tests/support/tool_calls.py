@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from transformers.utils.chat_template_utils import render_jinja_template
+
 from parallm_openai.text.chat_parser import ChatFormat
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event
+from parallm_openai.text.reasoning.splitter import Beginning
 from parallm_openai.text.tools.families import FORMATS
 from support.parsing import read
 
@@ -118,7 +121,7 @@ def joined(events: list[Event]) -> tuple[str, Calls]:
 
 
 def content_and_calls(family: str, pieces: list[str]) -> tuple[str, Calls]:
-    return joined(read(ChatFormat(tools=FORMATS[family]).parser(False, TOOLS), pieces))
+    return joined(read(ChatFormat(tools=FORMATS[family]).parser(Beginning.FRESH, TOOLS), pieces))
 
 
 def calls_in(family: str, text: str, content: str = "") -> list[tuple[str, Any]]:
@@ -127,3 +130,16 @@ def calls_in(family: str, text: str, content: str = "") -> list[tuple[str, Any]]
     assert content_and_calls(family, list(text)) == found
     assert found[0] == content
     return [(name, json.loads(arguments)) for name, arguments in found[1]]
+
+
+def written_call(template: str, family: str, name: str, arguments: dict[str, Any]) -> str:
+    """What a chat template writes for a call, from where the call begins."""
+    id = f"functions.{name}:0" if family == "kimi_k2" else "call12345"
+    call = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    messages = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    text, _ = render_jinja_template(
+        conversations=[messages], chat_template=template, tools=[TOOL], bos_token="", eos_token="</s>"
+    )
+    answer = str(text[0]).rpartition("QUESTION")[2]
+    bare = {"llama3_json": "{", "llama_pythonic": "["}
+    return answer[answer.index(FORMATS[family].start or bare[family]) :]
