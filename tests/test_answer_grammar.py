@@ -223,6 +223,7 @@ def likely(grammar: AnswerGrammar, allowed: set[int], luck: random.Random) -> in
     return luck.choice(marks if marks and luck.random() < 0.5 else sorted(allowed))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(case=st.one_of(cases, harmony_cases), luck=st.randoms(use_true_random=False))
 def test_a_mask_is_what_reading_everything_again_would_allow(case: Case, luck: random.Random) -> None:
@@ -299,6 +300,7 @@ def bound_answer_ends(case: Case, luck: random.Random) -> bool:
     return ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "format", [*formats[:3], ChatFormat(harmony=True)], ids=["word", "channel", "frame", "harmony"]
 )

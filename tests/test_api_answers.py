@@ -104,7 +104,7 @@ def asked(server: RunningServer, family: str, **body: Any) -> dict[str, Any]:
     """A request's body; the mark that ends thoughts is made likely, which random weights would hardly write."""
     mark = FAMILIES[family][2]
     bias = {str(256 + 1 + FAMILIES[family][1].index(mark)): 4} if mark else {}
-    defaults = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 400, "n": 2, "seed": 5}
+    defaults = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200, "n": 2, "seed": 5}
     return {"model": server.model.name, "logit_bias": bias, **defaults, **body}
 
 
@@ -182,10 +182,10 @@ def test_stop_strings_end_no_thoughts(serve: Any, family: str) -> None:
     server = serve(family)
     form = {"guided_regex": "[xyz]{20}"}
     letters = list("abcd")
-    body = asked(server, family, **form, thinking_budget=200, stop=letters, n=1)
+    body = asked(server, family, **form, thinking_budget=100, stop=letters, n=1)
     [choice] = answers(server, body)
     assert re.fullmatch("[xyz]{20}", choice["content"])
-    [cut] = answers(server, asked(server, family, **form, thinking_budget=200, stop=["x", "y", "z"], n=1))
+    [cut] = answers(server, asked(server, family, **form, thinking_budget=100, stop=["x", "y", "z"], n=1))
     assert (cut["content"], cut["finish_reason"]) == ("", "stop")
     assert cut["reasoning"] == choice["reasoning"]
 
@@ -225,7 +225,7 @@ def test_a_harmony_answer_beside_tools_is_a_call_or_in_its_format(serve: Any) ->
         published("CohereForAI-c4ai-command-r7b-12-2024-tool_use", FAMILIES["command"][1]),
         published("google-gemma-4-31B-it", FAMILIES["gemma4"][1]),
         published("mistralai-Ministral-3-14B-Reasoning-2512", FAMILIES["mistral"][1]),
-        published("MiniMax-M2", published("<think>", "</think>")),
+        published("MiniMax-M2", ("<think>", "</think>")),
     ],
 )
 def test_the_makers_own_templates_bind_the_answer(

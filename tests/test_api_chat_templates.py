@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from support.chat_templates import NAMES, call, function, published, source, tokenizer_with, wrapper_with
+from support.chat_templates import EACH, NAMES, call, function, published, source, tokenizer_with, wrapper_with
 from support.servers import RunningServer, demo_target, running_server
 
 from parallm_openai.api.chat_answer import ChatChoice
@@ -74,7 +74,7 @@ WITHOUT = {"without_tools", "strict"}
 WITHOUT |= {"google-gemma-2-2b-it", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B", "Kimi-K2-Thinking"}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT])
+@pytest.mark.parametrize("name", [each for name, each in zip(NAMES, EACH, strict=True) if name not in WITHOUT])
 @pytest.mark.parametrize("kind", SPOKEN)
 def test_the_turns_after_this_servers_own_answers_are_rendered(name: str, kind: str) -> None:
     tokenizer = tokenizer_with(source(name))

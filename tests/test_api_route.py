@@ -66,6 +66,7 @@ def test_a_body_of_too_many_values_is_not_even_read() -> None:
     assert found.value.body["error"]["param"] == "messages"
 
 
+@pytest.mark.slow
 def test_a_body_of_too_many_fields_is_one_error() -> None:
     with pytest.raises(ApiError, match="300000 fields"):
         body.parse(json.dumps({f"k{n}": n for n in range(300_000)}).encode())

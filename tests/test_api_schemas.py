@@ -179,6 +179,7 @@ def test_a_required_call_stands_above_the_answers_format(server: RunningServer, 
     assert set(json.loads(call["function"]["arguments"])) == {"n"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name, each in FORMATS.items() if each.start and not each.wording))
 def test_where_calls_have_no_wording_a_format_binds_what_does_not_begin_as_one(name: str) -> None:
     target = demo_target()

@@ -66,6 +66,7 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
 # What goes wrong is one sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
@@ -219,6 +220,7 @@ def test_a_model_of_ones_own_is_served_by_its_folders_name(tmp_path: Path) -> No
 # Offline generation and the doctor
 
 
+@pytest.mark.slow
 def test_generate_continues_prompts_from_arguments_and_files(tmp_path: Path) -> None:
     texts, lines = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     texts.write_text("Once upon a time\n\nThe capital of France\n")
@@ -233,6 +235,7 @@ def test_generate_continues_prompts_from_arguments_and_files(tmp_path: Path) -> 
     assert json.loads(answer.stdout)["prompt"] == "One\ntwo"
 
 
+@pytest.mark.slow
 def test_generate_exits_cleanly_as_a_process() -> None:
     answer = subprocess.run(
         [*COMMAND, "generate", "--chat", "Hello", "--max-tokens", "3"],
@@ -246,6 +249,7 @@ def test_generate_exits_cleanly_as_a_process() -> None:
     assert answer.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

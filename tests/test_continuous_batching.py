@@ -25,6 +25,7 @@ def mixed_requests(count: int, seed: int) -> list[Request]:
     return requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "mlx-lm's caches"])
 def test_rows_that_join_and_leave_get_what_they_get_alone(ragged: bool) -> None:
     requests = mixed_requests(24, seed=1)
@@ -35,6 +36,7 @@ def test_rows_that_join_and_leave_get_what_they_get_alone(ragged: bool) -> None:
         assert run.reason(request) is FinishReason.LENGTH
 
 
+@pytest.mark.slow
 def test_a_long_row_leaves_the_short_ones_forwards_and_none_can_tell() -> None:
     long, short = greedy([7] * 400, 30), [seeded([n + 1], 60, seed=n) for n in range(5)]
     engine = tiny.core(padding_limit=600)
@@ -113,6 +115,7 @@ def test_the_batch_never_exceeds_its_limit_and_serves_in_order() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_rows_that_outgrow_the_token_budget_lose_nothing() -> None:
     requests = [greedy([n + 1] * 30, 150) for n in range(4)]
     engine = tiny.core(max_batch_tokens=500, prefix_cache_tokens=0)

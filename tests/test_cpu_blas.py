@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from parallm_openai import prepare
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="macOS brings its own BLAS")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="macOS brings its own BLAS")]
 
 REPORT = "from parallm_openai import prepare; s = prepare().blas; print(s.name, s.detail, s.path, sep='|')"
 

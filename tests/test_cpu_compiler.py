@@ -14,7 +14,10 @@ import pytest
 from parallm_openai.cpu.compiler import FLAGS
 
 COMPILER = shutil.which("g++")
-pytestmark = pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs Linux and g++")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="needs Linux and g++"),
+]
 
 SILU = """
 import mlx.core as mx, mlx.nn as nn

@@ -11,6 +11,9 @@ import pytest
 
 from parallm_openai.cpu.huge_pages import HUGE, LARGEST_GAP, whole_pages
 
+# Each test starts a process of its own.
+pytestmark = pytest.mark.slow
+
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 START = 0x7F0000000000
 

@@ -16,6 +16,9 @@ import pytest
 import parallm_openai.cpu
 from parallm_openai import prepare
 
+# Each test starts a process of its own.
+pytestmark = pytest.mark.slow
+
 linux = pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++")
 
 # What a process is like: its variables, its threads, the libraries it has mapped and the packages it has imported.

@@ -128,6 +128,7 @@ def test_the_template_takes_parts_roles_and_string_arguments() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("question", "wanted"),
     [
@@ -146,11 +147,13 @@ def test_it_answers(question: str, wanted: str) -> None:
     assert chat(question) == wanted
 
 
+@pytest.mark.slow
 def test_it_calls_a_tool_and_uses_the_result() -> None:
     call = chat("What is the weather in Oslo?", tools=[TOOL])
     assert call == '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
 
+@pytest.mark.slow
 def test_it_remembers_and_thinks() -> None:
     told = "My name is Clara.", "Nice to meet you, Clara!", "What is my name?"
     assert chat(*told) == "Your name is Clara."
@@ -163,7 +166,7 @@ def test_it_remembers_and_thinks() -> None:
 @pytest.mark.parametrize("task", ["facts", "arithmetic", "json", "counting", "tool_call", "raw_facts"])
 def test_held_out_samples(task: str) -> None:
     target, draft, tokenizer = pair()
-    result = evaluate_task(task, 20, target, draft, tokenizer)
+    result = evaluate_task(task, 12, target, draft, tokenizer)
     assert result.accuracy >= 0.8, result.wrong
     assert result.acceptance >= 0.6
 

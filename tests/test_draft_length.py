@@ -89,6 +89,7 @@ class Simulation:
         return expected / (verify + self.draft * length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 4, 16])
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.6, 0.9, 0.98])
 @pytest.mark.parametrize("per_token", [0.01, 0.2])

@@ -138,6 +138,7 @@ def assert_nothing_leaks(engine: EngineCore) -> None:
     assert later.finish().tokens[request.id] == reference(request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [0, 1, 4])
 @pytest.mark.parametrize(
     ("owner", "name"), STAGES, ids=[f"{owner.__name__.split('.')[-1]}.{name}" for owner, name in STAGES]
@@ -233,6 +234,7 @@ class BrokenMatcher:
         self.inner.advance(token)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["matcher", "allowed", "advance", "finished", "error"])
 def test_a_grammar_that_breaks_ends_its_own_row(where: str) -> None:
     requests = company()
@@ -323,6 +325,7 @@ class SlowMatcher:
     def advance(self, token: int) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1.2, 0.15])
 def test_a_grammar_that_holds_up_the_engine_ends_by_its_own_fault(seconds: float) -> None:
     slow, neighbour = greedy([3, 4], 200, grammar=Slow(seconds)), greedy([1, 2], 12)

@@ -17,6 +17,9 @@ from parallm_openai.text.grammar.token_grammar import GrammarBusyError, GrammarE
 from parallm_openai.text.grammar.trial import TooSlowError, TrialLimits
 from parallm_openai.text.tokenizer import Tokenizer
 
+# Each test starts a process of its own.
+pytestmark = pytest.mark.slow
+
 TARGET = demo_target()
 
 
@@ -80,6 +83,7 @@ def test_a_grammar_that_would_hold_up_every_step_is_refused(grammars: Grammars) 
         grammars.regex("ab" * 400_000)
 
 
+@pytest.mark.slow
 def test_slow_grammars_hold_up_no_quick_one(grammars: Grammars) -> None:
     bombs = [
         grammars.submit(partial(grammars.json_schema, {"type": "integer", "multipleOf": 99_000_001 + 2 * n}))

@@ -99,6 +99,7 @@ def test_a_rejected_tail_costs_nothing_and_leaves_no_trace() -> None:
     batch.forward([[5, 6]], [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "freed"), [(3, False), (IDLE_BUFFER_TOKENS + 1, True)])
 def test_an_emptied_cache_gives_large_buffers_back_and_uses_small_ones_again(length: int, freed: bool) -> None:
     batch = Mirror()

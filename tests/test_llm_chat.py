@@ -54,6 +54,7 @@ def calls_of(result: ChatResult) -> list[tuple[str, Any]]:
     return [(call.name, json.loads(call.arguments)) for call in result.tool_calls]
 
 
+@pytest.mark.slow
 def test_an_answer_is_text_that_the_model_itself_ends(llm: LLM) -> None:
     [answer] = llm.chat([user("Hello!")], GREEDY)
     assert answer.content
@@ -90,6 +91,7 @@ def test_a_required_call_and_a_named_one_are_made_whatever_the_question(llm: LLM
     assert [name for name, _ in calls_of(named)] == ["set_timer"]
 
 
+@pytest.mark.slow
 def test_an_answer_follows_its_format_even_from_a_hot_model(llm: LLM) -> None:
     results = llm.chat([[user("Hello!")]] * 4, HOT, json_schema=PERSON)
     whole = [json.loads(result.content) for result in results if result.finish_reason == "stop"]
@@ -102,6 +104,7 @@ def test_an_answer_follows_its_format_even_from_a_hot_model(llm: LLM) -> None:
     assert parsed.content in ("yes", "no")
 
 
+@pytest.mark.slow
 def test_conversations_are_answered_in_their_order_as_each_would_be_alone(llm: LLM) -> None:
     conversations = [
         [user("Hello!")],

@@ -119,17 +119,20 @@ def largest_difference(network: nn.Module, *, ragged: bool) -> float:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", families.RAGGED)
 def test_a_ragged_batch_computes_what_each_row_computes_alone(family: str) -> None:
     assert largest_difference(families.model(family), ragged=True) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", families.NATIVE)
 def test_mlx_lms_batch_computes_what_each_row_computes_alone(family: str) -> None:
     network = families.model(family)
     assert largest_difference(network, ragged=False) < max(TOLERANCE, 2 * rounding(network))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", families.RAGGED)
 def test_families_of_plain_keys_and_values_may_speculate(family: str) -> None:
     found = probe(families.model(family), families.VOCAB)
@@ -145,6 +148,7 @@ def test_families_with_other_state_are_batched_without_speculation(family: str) 
     assert "not plain keys and values" in found.reason
 
 
+@pytest.mark.slow
 def test_a_family_that_the_ragged_cache_fails_on_falls_back_to_mlx_lms_batch() -> None:
     found = probe(families.model("gemma3n"), families.VOCAB)
     assert found.batching is Batching.NATIVE

@@ -167,6 +167,7 @@ def test_a_cancelled_request_leaves_what_it_has_read() -> None:
     assert run.tokens[after.id] == reference(after)
 
 
+@pytest.mark.slow
 def test_a_row_that_was_sent_back_does_not_read_again_what_it_had() -> None:
     requests = [greedy([n + 1] * 40, 150) for n in range(4)]
     engine = tiny.core(max_batch_tokens=500)

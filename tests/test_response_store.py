@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,6 +152,7 @@ def test_a_conversation_that_was_let_go_meanwhile_is_counted_again_when_it_goes_
     assert store.size == 0
 
 
+@pytest.mark.slow
 def test_the_counted_bytes_are_about_those_that_python_takes() -> None:
     """Many small items cost more than their text: a client must not fill the memory with empty ones."""
     store = ResponseStore(1000, LARGE)

@@ -33,6 +33,7 @@ token_lists = st.lists(st.integers(0, VOCAB - 1), max_size=6)
 rows = st.lists(st.tuples(params, token_lists, token_lists, token_lists), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(drawn=rows, seed=st.integers(0, 1000))
 def test_a_batch_samples_what_a_plain_decoder_samples_row_by_row(

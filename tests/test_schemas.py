@@ -76,6 +76,7 @@ def accepted(schema: dict[str, Any]) -> list[bool]:
     return [bool(validator.is_valid(instance)) for instance in INSTANCES]
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(schema=schemas)
 def test_closing_takes_instances_away_adds_none_and_leaves_some(schema: dict[str, Any]) -> None:
@@ -134,6 +135,7 @@ wordings = (worded | objects(worded | nothing)).map(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(schema=wordings.filter(lambda schema: "unevaluated" not in json.dumps(schema)))
 def test_other_words_mean_the_same(schema: dict[str, Any]) -> None:

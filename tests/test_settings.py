@@ -264,6 +264,7 @@ def test_keys_are_not_in_what_is_printed() -> None:
     assert "hidden" not in repr(ServerSettings(api_keys=("hidden",), admin_keys=("hidden",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["", "serve", "generate", "doctor", "bench"])
 def test_no_help_imports_mlx_or_the_server(command: str) -> None:
     code = (

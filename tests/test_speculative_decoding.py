@@ -43,6 +43,7 @@ requests = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     drawn=requests,
@@ -90,6 +91,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
         assert scored == ([*run.tokens[request.id], *stops] if request.params.logprobs is not None else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drafter", sorted(DRAFTERS))
 @pytest.mark.parametrize("length", range(7))
 def test_a_seed_gives_the_same_tokens_for_every_draft_length_and_drafter(drafter: str, length: int) -> None:
@@ -153,6 +155,7 @@ def test_a_family_that_cannot_roll_back_is_never_drafted_for() -> None:
     assert run.tokens[request.id] == reference(request)
 
 
+@pytest.mark.slow
 def test_speculation_switched_on_in_mid_stream_picks_rows_up() -> None:
     engine = tiny.core(lambda: draft_model(0.0), draft_length=4, use_speculative_decoding=False)
     run = Run(engine)
@@ -202,6 +205,7 @@ def test_rejection_leaves_greedy_rows_as_they_are() -> None:
         assert run.tokens[request.id] == reference(request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drafter", sorted(DRAFTERS))
 def test_rejection_works_with_every_parameter_and_drafter(drafter: str) -> None:
     wanted = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.servers import demo_target
@@ -125,6 +126,7 @@ def others(events: list[Event]) -> tuple[str, str]:
 parts = st.sampled_from(["<think>", "</think>", "Paris", " is", " ris", "\n", '"Par', CALL := "<CALL>", "ipa", "<tool"])
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     text=st.lists(parts, max_size=12).map("".join),

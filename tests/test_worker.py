@@ -95,6 +95,7 @@ def test_an_idle_engine_waits_for_company(outbox: Outbox) -> None:
     engine.stop()
 
 
+@pytest.mark.slow
 def test_each_newcomer_is_given_time_for_another_but_the_first_does_not_wait_for_ever(outbox: Outbox) -> None:
     engine = Engine(lambda: tiny.core(batch_timeout_ms=100), outbox)
     requests = [greedy([n + 1], 2) for n in range(16)]

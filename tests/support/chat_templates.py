@@ -19,6 +19,8 @@ OWN = {file.stem: file for file in (Path(__file__).parent / "templates").glob("*
 FOLDER = Path(os.environ.get("PARALLM_CHAT_TEMPLATES", Path(__file__).parents[3] / "shared" / "chat_templates"))
 PUBLISHED = {file.stem: file for file in FOLDER.glob("*.jinja")}
 NAMES = [*sorted(OWN), *sorted(PUBLISHED)]
+# Names as parameters of tests: the published ones are not among the fast tests.
+EACH = [*sorted(OWN), *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(PUBLISHED))]
 
 
 def summary() -> str:
@@ -30,7 +32,7 @@ def summary() -> str:
 def published(name: str, *values: Any) -> Any:
     """A parameter that needs a published template; its test is skipped where that is absent."""
     absent = pytest.mark.skipif(name not in PUBLISHED, reason=f"no {name}.jinja in {FOLDER}")
-    return pytest.param(name, *values, marks=absent, id="-".join([name, *map(str, values)]))
+    return pytest.param(name, *values, marks=(pytest.mark.slow, absent), id="-".join([name, *map(str, values)]))
 
 
 def wrapper_with(template: str | dict[str, str] | None) -> TokenizerWrapper:
