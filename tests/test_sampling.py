@@ -42,8 +42,9 @@ def test_a_batch_samples_what_a_plain_decoder_samples_row_by_row(
     logits = np.random.default_rng(seed).normal(0, 3, (len(drawn), VOCAB)).astype(np.float32)
     positions = []
     for chosen, prompt, generated, drafts in drawn:
-        history = TokenHistory.of(prompt)
-        history.generated.update(generated)
+        history = TokenHistory(prompt)
+        for token in generated:
+            history.add(token)
         positions.append(Position(chosen, chosen.seed or 0, len(generated) + len(drafts), history, tuple(drafts)))
     got: Any = sampling.sample(mx.array(logits), positions).tolist()
     for row, (chosen, prompt, generated, drafts) in enumerate(drawn):
@@ -62,7 +63,7 @@ def test_sampling_leaves_the_models_logits_as_they_are() -> None:
 def test_noise_is_a_function_of_seed_and_place() -> None:
     def noise(*places: tuple[int, int]) -> np.ndarray:
         positions = [Position(SamplingParams(), seed, index) for seed, index in places]
-        return np.array(sampling.gumbel_noise(positions, 50))
+        return np.array(sampling.gumbel_noise(sampling.keys_of(positions), 50))
 
     together = noise((1, 0), (1, 1), (2, 0), (1, 0))
     assert np.array_equal(together[0], noise((1, 0))[0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import SamplingParams
@@ -13,16 +15,35 @@ from parallm_openai.engine.request import SamplingParams
 TOKEN_STREAM, DRAFT_STREAM, ACCEPTANCE_STREAM = range(3)
 
 
-@dataclass(slots=True)
 class TokenHistory:
-    """What penalties look at: the prompt's tokens and how often each was generated."""
+    """What penalties look at: the tokens of a prompt, and how often each token was generated."""
 
-    prompt: frozenset[int]
-    generated: Counter[int] = field(default_factory=Counter)
+    def __init__(self, prompt: Iterable[int] = ()) -> None:
+        self._places: dict[int, int] = {token: place for place, token in enumerate(dict.fromkeys(prompt))}
+        self._tokens = array("i", self._places)
+        self._counts = array("f", bytes(4 * len(self._places)))
 
-    @classmethod
-    def of(cls, prompt: Iterable[int]) -> TokenHistory:
-        return cls(frozenset(prompt))
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        place = self._places.setdefault(token, len(self._places))
+        if place == len(self._tokens):
+            self._tokens.append(token)
+            self._counts.append(0)
+        self._counts[place] += 1
+
+    def counts(self, drafts: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all tokens, and how often each was generated if `drafts` come next."""
+        tokens, counts = np.array(self._tokens), np.array(self._counts)
+        new: dict[int, float] = {}
+        for token in drafts:
+            place = self._places.get(token)
+            if place is None:
+                new[token] = new.get(token, 0) + 1
+            else:
+                counts[place] += 1
+        if not new:
+            return tokens, counts
+        return np.append(tokens, list(new)).astype(np.int32), np.append(counts, list(new.values())).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

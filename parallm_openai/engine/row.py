@@ -92,7 +92,7 @@ class Row:
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_ids=stop_ids,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
-            history=TokenHistory.of(request.prompt) if params.penalised else None,
+            history=_history(request) if params.penalised else None,
             matcher=params.grammar.matcher() if params.grammar is not None else None,
             blocks=BlockHashes(request.cache_salt),
         )
@@ -180,7 +180,7 @@ class Row:
             appended.append(token)
             self.tokens.append(token)
             if self.history is not None:
-                self.history.generated[token] += 1
+                self.history.add(token)
             if (reason := self._advance(token)) is not None:
                 return appended, reason, None
             if self.remaining <= 0:
@@ -204,6 +204,11 @@ class Row:
         except BaseException as error:  # As above.
             self.fail(error)
             return FinishReason.ERROR
+
+
+def _history(request: Request) -> TokenHistory:
+    """The repetition penalty alone counts the prompt's tokens too."""
+    return TokenHistory(request.prompt if request.params.repetition_penalty != 1 else ())
 
 
 def describe(error: BaseException) -> str:

@@ -23,7 +23,7 @@ class Verification:
     """One row's draft, and the target's token after the committed ones and after each draft.
 
     `accepted` counts the leading drafts that are the target's own tokens; with the token after them they are the
-    row's next. `logprobs` are those of `sampled`, if the row wants them.
+    row's next. `logprobs` are those of `next_tokens`, if the row wants them.
     """
 
     row: Row
@@ -73,15 +73,15 @@ def _own_positions(logits: mx.array, depths: Sequence[int]) -> mx.array:
 
 
 def _score(verifications: Sequence[Verification], flat: mx.array) -> None:
-    """Log-probabilities of the sampled tokens for the rows that want them; `flat` is `[positions, vocab]`."""
+    """Log-probabilities of the accepted tokens for the rows that want them; `flat` is `[positions, vocab]`."""
     start = 0
     for each in verifications:
-        here = slice(start, start + each.depth)
+        top, tokens = each.row.request.params.logprobs, each.next_tokens
+        own = slice(start, start + len(tokens))
         start += each.depth
-        top = each.row.request.params.logprobs
         if top is None:
             continue
         try:
-            each.logprobs = sampling.token_logprobs(flat[here], each.sampled, [top] * each.depth)
+            each.logprobs = sampling.token_logprobs(flat[own], tokens, [top] * len(tokens))
         except Exception as error:
             each.row.fail(error)

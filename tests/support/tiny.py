@@ -14,11 +14,12 @@ from mlx.utils import tree_map
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
+from parallm_openai.engine import sampling
 from parallm_openai.engine.constraint import Mask
+from parallm_openai.engine.position import Position
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
 from parallm_openai.engine.row import TARGET
 from parallm_openai.engine.runner import ModelRunner
-from parallm_openai.engine.sampling import noise_key
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
@@ -243,8 +244,8 @@ def choose(logits: np.ndarray, request: Request, generated: Sequence[int], stops
     if params.min_p > 0:
         x[x < x.max() + np.log(params.min_p)] = -np.inf
     assert params.seed is not None
-    key = mx.array(np.array(noise_key(params.seed, len(generated)), dtype=np.uint32))
-    return int((x + np.array(mx.random.gumbel((len(x),), key=key))).argmax())
+    key = sampling.keys_of([Position(params, params.seed, len(generated))])
+    return int((x + np.array(sampling.gumbel_noise(key, len(x)))[0]).argmax())
 
 
 def greedy(prompt: Sequence[int], max_tokens: int, **fields: object) -> Request:

@@ -63,7 +63,9 @@ def _accept_or_replace(
     uniform = sampling.uniform_noise([replace(p, stream=ACCEPTANCE_STREAM) for p in positions])
     accepted = mx.log(uniform)[:, None] < ratio
     residual = mx.log(mx.maximum(mx.exp(log_p) - mx.exp(log_q), 0))
-    other = mx.argmax(residual + sampling.gumbel_noise(positions, logits.shape[-1]), axis=-1, keepdims=True)
+    other = mx.argmax(
+        residual + sampling.gumbel_noise(sampling.keys_of(positions), logits.shape[-1]), axis=-1, keepdims=True
+    )
     return sampling.as_ids(mx.where(accepted, guess, other)[:, 0])
 
 
