@@ -72,7 +72,7 @@ def peer(spec: str) -> Target:
 
 @contextmanager
 def own_server(arguments: Sequence[str]) -> Iterator[str]:
-    """Our server in a process of its own, on a free port; its URL. Raises BenchError where it does not start."""
+    """Our server in a process of its own, on a free port; its URL. Raises BenchError if it does not start."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "parallm_openai", "serve", "--port", str(port), "--log-level", "warning"]

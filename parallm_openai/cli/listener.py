@@ -37,10 +37,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def exposed(listener: socket.socket, settings: ServerSettings) -> ServerSettings:
-    """The settings, in view of who can reach the listener; warns where that is everybody."""
+    """The settings, in view of who can reach the listener; warns if that is everybody."""
     host, port = listener.getsockname()[:2]
     if settings.api_keys and not settings.admin_keys:
-        log.info("/v1/configure is refused: it needs an --admin-key where there are API keys")
+        log.info("/v1/configure is refused: it needs an --admin-key if there are API keys")
     if is_loopback(host):
         return settings
     if not settings.api_keys:

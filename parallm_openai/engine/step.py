@@ -244,7 +244,7 @@ class EngineCore:
             self._forget_not_numbers()
 
     def _commit(self, verified: Verification) -> bool:
-        """Append what was accepted, cut where the row ends; whether it has ended."""
+        """Append what was accepted, up to the end of the row if it ends there; whether it has ended."""
         row, before = verified.row, len(verified.row.tokens)
         appended, reason, stop_token = self._extend(row, verified.next_tokens)
         # The row's pending token was computed together with the drafts that were accepted; its newest is pending now.

@@ -10,10 +10,10 @@ Template = str | dict[str, str]
 
 
 def missed_chat_template(folder: Path) -> Template | None:
-    """The chat template where transformers does not find all of it by itself, else None.
+    """The chat template, if transformers does not find all of it by itself; otherwise None.
 
-    It leaves `chat_template.json` to processors, and forgets the template of `tokenizer_config.json` where there
-    are only files for other uses beside it.
+    transformers leaves `chat_template.json` to processors, and forgets the template of `tokenizer_config.json` if only
+    files for other uses lie beside it.
     """
     if (folder / "chat_template.jinja").is_file():
         return None

@@ -21,7 +21,7 @@ def forward_tokens() -> int:
 
 
 def fast_width(config: dict[str, Any]) -> int | None:
-    """The most tokens a row that a forward may read at the cost of few; None where width has no such step.
+    """The most tokens a row that a forward may read at the cost of few; None if the kernels have no such bound.
 
     `config` is a model's config.json.
     """

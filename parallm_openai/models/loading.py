@@ -40,7 +40,7 @@ CONTEXT_KEYS = (
     "n_ctx",
     "model_max_length",
 )
-# What transformers itself puts where a tokenizer has no limit.
+# transformers' own value for a tokenizer without a limit.
 NO_LIMIT = int(1e30)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json")
 
@@ -256,7 +256,7 @@ def _configured_eos(config: dict[str, Any]) -> list[int] | None:
 
 
 def _eos_token_ids(tokenizer: TokenizerWrapper) -> frozenset[int]:
-    """The configured ends and the tokenizer's own, which chat models rely on where their config is stale."""
+    """The configured ends and the tokenizer's own, which chat models rely on if their config is stale."""
     found = {*tokenizer.eos_token_ids, tokenizer.eos_token_id}
     return frozenset(int(token) for token in found if token is not None)
 
@@ -264,8 +264,8 @@ def _eos_token_ids(tokenizer: TokenizerWrapper) -> frozenset[int]:
 def context_length(config: dict[str, Any]) -> int:
     """How many tokens the model was made for, scaled RoPE included.
 
-    A vision model's text part counts before the whole. `FALLBACK_CONTEXT` where the config says
-    nothing, as recurrent families often do.
+    A vision model's text part counts before the whole. `FALLBACK_CONTEXT` if the config says
+    nothing, as is usual for recurrent families.
     """
     for section in (config.get("text_config") or {}, config):
         stated = [section[key] for key in CONTEXT_KEYS if isinstance(section.get(key), int)]
