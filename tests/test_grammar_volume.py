@@ -1,4 +1,4 @@
-"""A thousand answers in schemas, in mixed batches, with speculation on: every one that ends is valid."""
+"""Hundreds of answers in schemas, in mixed batches, with speculation on: every one that ends is valid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from support.servers import RunningServer
 
 WORDS = ["red", "green", "blue", "Paris", "Rome", "cat", "dog"]
-COUNT, AT_ONCE = 1250, 32
+COUNT, AT_ONCE = 500, 32
 
 
 def leaf(rng: random.Random) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def schema(rng: random.Random, depth: int = 2) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_thousand_answers_in_schemas_are_valid_wherever_they_end(server: RunningServer) -> None:
+def test_hundreds_of_answers_in_schemas_are_valid_wherever_they_end(server: RunningServer) -> None:
     rng = random.Random(7)
     asked: list[tuple[Any, dict[str, Any]]] = []
     for number in range(COUNT):
@@ -74,7 +74,7 @@ def test_a_thousand_answers_in_schemas_are_valid_wherever_they_end(server: Runni
         if wanted is not None and choice["finish_reason"] == "stop":
             finished += 1
             jsonschema.validate(json.loads(choice["message"]["content"]), wanted)
-    assert bound == 1000
+    assert bound == 400
     assert finished > 0.75 * COUNT
     drafted = server.engine.stats()["speculative_stats"]
     assert drafted["drafted_tokens"] > 0
