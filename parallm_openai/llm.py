@@ -23,7 +23,7 @@ from parallm_openai.text.description import AnswerFormat, ChatDescription, Promp
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.output import OutputProcessor
 from parallm_openai.text.prepare import Prepared, Preparer
-from parallm_openai.text.request_error import RequestError
+from parallm_openai.text.request_error import RequestError, invalid_value
 from parallm_openai.text.tokenizer import Tokenizer
 from parallm_openai.text.workers import Inline, run_inline
 
@@ -143,7 +143,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         use_tqdm: bool = True,
     ) -> list[GenerationResult]:
         """Continue every prompt (text or token ids), batched; the results are in the prompts' order.
@@ -153,7 +153,9 @@ class LLM:
         """
         listed = _as_list(prompts)
         params = _one_each(sampling_params, len(listed), SamplingParams(), "prompts")
-        prepared = [self._prepared_text(prompt, each, tuple(stop)) for prompt, each in zip(listed, params, strict=True)]
+        prepared = [
+            self._prepared_text(prompt, each, _stops(stop)) for prompt, each in zip(listed, params, strict=True)
+        ]
         sequences = self._run(prepared, use_tqdm)
         return [
             GenerationResult(prompt=prompt, text=sequence.answer.content, **sequence.counts)
@@ -175,7 +177,7 @@ class LLM:
         thinking_budget: int | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         use_tqdm: bool = False,
     ) -> list[ChatResult]:
         """Answer one conversation or several, batched; the results are in the order of the conversations.
@@ -197,7 +199,7 @@ class LLM:
             thinking_budget=thinking_budget,
             chat_template_kwargs=chat_template_kwargs or {},
             continue_final_message=continue_final_message,
-            stops=tuple(stop),
+            stops=_stops(stop),
         )
         conversations = _as_conversations(messages)
         params = _one_each(sampling_params, len(conversations), SamplingParams(max_tokens=None), "conversations")
@@ -216,7 +218,10 @@ class LLM:
         ]
 
     def _prepared_text(self, prompt: Prompt, params: SamplingParams, stops: tuple[str, ...]) -> Prepared:
-        text = prompt if isinstance(prompt, str) else [index(token) for token in prompt]
+        try:
+            text = prompt if isinstance(prompt, str) else [index(token) for token in prompt]
+        except TypeError as error:
+            raise invalid_value("prompts", "expected text, or token ids.") from error
         description = TextDescription(prompts=[text], stops=stops, empty_is_start=False, **_lengths(params))
         [prepared] = run_inline(self._preparer.text(description))
         if isinstance(prepared, RequestError):
@@ -289,6 +294,8 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 def _as_conversations(messages: Conversation | Sequence[Conversation]) -> list[Conversation]:
+    if isinstance(messages, (str, Mapping)) or any(isinstance(each, str) for each in messages):
+        raise invalid_value("messages", "expected a list of messages, or a list of such lists.")
     if messages and isinstance(messages[0], Mapping):
         return [messages]  # type: ignore[list-item]
     return list(messages)  # type: ignore[arg-type]
@@ -309,7 +316,17 @@ def _lengths(params: SamplingParams) -> dict[str, Any]:
     return {"sampling": replace(params, max_tokens=None), "default_max_tokens": params.max_tokens}
 
 
+def _stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop string, or several."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if not all(isinstance(each, str) for each in stops):
+        raise invalid_value("stop", "expected a text or several.")
+    return stops
+
+
 def _tool_choice(choice: str) -> ToolChoice:
+    if not isinstance(choice, str):
+        raise invalid_value("tool_choice", "expected auto, none, required, or the name of a tool.")
     match choice:
         case "auto" | "none" | "required" as mode:
             return ToolChoice(mode)

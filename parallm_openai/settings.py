@@ -142,7 +142,7 @@ class EngineConfig(Settings):
     max_draft_tokens: Annotated[int, Flag("Speculation")] = Field(
         7, ge=0, le=32, description="The most tokens to draft per row and step."
     )
-    draft_length: Annotated[Literal["auto"] | Annotated[int, Field(ge=0, le=32)], Flag("Speculation")] = Field(
+    draft_length: Annotated[Annotated[int, Field(ge=0, le=32)] | Literal["auto"], Flag("Speculation")] = Field(
         "auto",
         description="Tokens to draft per row and step. auto adapts to what pays, and on Apple GPUs stays within the "
         "reach of MLX's attention kernel for few queries.",

@@ -180,3 +180,40 @@ def test_prompts_that_cannot_be_read_are_errors_before_anything_starts(llm: LLM)
 
 def test_no_conversations_have_no_answers(llm: LLM) -> None:
     assert llm.chat([], GREEDY) == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "field"),
+    [
+        ("hi", {}, "messages"),
+        (["hi"], {}, "messages"),
+        ([{"content": "x"}], {}, "messages[0].role"),
+        ([{"role": "zz", "content": "x"}], {}, "messages[0].role"),
+        ([{"role": "user", "content": None}], {}, "messages[0].content"),
+        ([{"role": "user", "content": 3}], {}, "messages[0].content"),
+        ([{"role": "user", "content": ["x"]}], {}, "messages[0].content[0]"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "messages[0].content[0].type"),
+        ([{"role": "user", "content": [{"type": "text"}]}], {}, "messages[0].content[0].text"),
+        ([{"role": "assistant"}], {}, "messages[0].content"),
+        ([{"role": "user", "content": "x"}], {"tools": [{"x": 1}]}, "tools[0]"),
+        ([{"role": "user", "content": "x"}], {"tools": ["x"]}, "tools[0]"),
+        ([{"role": "user", "content": "x"}], {"tool_choice": None}, "tool_choice"),
+        ([{"role": "user", "content": "x"}], {"stop": [3]}, "stop"),
+    ],
+)
+def test_what_the_model_cannot_read_is_refused_by_its_name(
+    llm: LLM, messages: Any, options: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        llm.chat(messages, **options)
+    assert refusal.value.field == field
+
+
+def test_one_stop_string_need_not_be_in_a_list(llm: LLM) -> None:
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    params = SamplingParams(max_tokens=20, temperature=0)
+    [whole] = llm.chat(question, params)
+    cut = whole.content[5:9]
+    [stopped] = llm.chat(question, params, stop=cut)
+    assert stopped.content == whole.content[: whole.content.index(cut)]
+    assert llm.chat(question, params, stop=[cut])[0].content == stopped.content

@@ -50,6 +50,8 @@ def _items(file: Path) -> list[tuple[Any, Any]]:
         raise ConfigFileError(f"{file}: line {line}: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigFileError(f"{file}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigFileError(f"{file}: the values are nested too deeply") from error
     except ValueError as error:
         raise ConfigFileError(f"{file}: {error}") from error
 

@@ -16,6 +16,7 @@ from parallm_openai.text.conversation import RenderedPrompt, render_prompt
 from parallm_openai.text.description import ChatDescription, Options, TextDescription
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.grammar.requested import RequestedGrammars
+from parallm_openai.text.messages import check_messages
 from parallm_openai.text.output import OutputProcessor
 from parallm_openai.text.prompt_tokens import Limits, PromptTokens
 from parallm_openai.text.request_error import Field, RequestError, unsupported
@@ -68,6 +69,7 @@ class Preparer:
         """A conversation, with its tools, its answer's format and its thoughts."""
         self._prompts.check_sequences(description.n, "n")
         self._prompts.check_messages(len(description.messages))
+        check_messages(description.messages)
         format = self._tokenizer.chat_format
         use = tool_use(description, format)
         rendered = await render_prompt(self._tokenizer, self._workers, description, use)
@@ -125,6 +127,7 @@ class Preparer:
     async def rendered(self, description: ChatDescription) -> tuple[str, tuple[int, ...]]:
         """The prompt of a conversation as text and as token ids; nothing else of the request is looked at."""
         self._prompts.check_messages(len(description.messages))
+        check_messages(description.messages)
         use = tool_use(description, self._tokenizer.chat_format)
         rendered = await render_prompt(self._tokenizer, self._workers, description, use)
         return rendered.text, await self._chat_tokens(rendered)

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.api.errors import invalid
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
-from parallm_openai.text.history import THOUGHT_PARTS, THOUGHTS
 
 # No conversation has more, and checking each takes time.
 MAX_MESSAGES = 16_384
@@ -60,30 +59,6 @@ class ChatMessage(Body):
     )
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
-
-    @property
-    def _says_something_else(self) -> bool:
-        # An answer that was cut off in its thoughts has only those; one that was refused has only the refusal.
-        more = self.model_extra or {}
-        said = [more.get(name) for name in (*THOUGHTS, "refusal")]
-        return bool(self.tool_calls or self.function_call) or any(isinstance(text, str) and text for text in said)
-
-    def check(self, index: int) -> None:
-        """Raise ApiError for content that a text model cannot read."""
-        where = f"messages[{index}]"
-        if self.content is None and self.role not in ("assistant", "tool", "function"):
-            raise invalid(f"Invalid value for '{where}.content': expected text, got null.", f"{where}.content")
-        if self.role == "assistant" and self.content is None and not self._says_something_else:
-            raise invalid(f"'{where}' has neither content nor tool calls.", f"{where}.content")
-        if isinstance(self.content, list):
-            for place, part in enumerate(self.content):
-                param = f"{where}.content[{place}]"
-                if part.type in THOUGHT_PARTS and self.role == "assistant":
-                    continue
-                if part.type not in ("text", "refusal"):
-                    raise unsupported(f"{param}.type", f"is '{part.type}': this model reads text only")
-                if part.type == "text" and part.text is None:
-                    raise invalid(f"Missing required parameter: '{param}.text'.", f"{param}.text")
 
 
 FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -148,8 +123,6 @@ class ChatRequest(SamplingFields):
 
     def check(self) -> None:
         """Raise ApiError for faults that the types do not rule out."""
-        for index, message in enumerate(self.messages):
-            message.check(index)
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):

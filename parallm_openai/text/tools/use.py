@@ -77,7 +77,10 @@ def _checked(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """The tools, with parameters that describe an object and have no nulls."""
     checked: list[dict[str, Any]] = []
     for index, tool in enumerate(tools):
-        function = dict(tool["function"])
+        described = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(described, Mapping) or not isinstance(described.get("name"), str):
+            raise invalid_value(f"tools[{index}]", "expected a function with a name.")
+        function = dict(described)
         if "parameters" in function:
             function["parameters"] = without_nulls(function["parameters"])
             _check_parameters(function["parameters"], _parameters_field(index))
