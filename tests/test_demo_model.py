@@ -166,7 +166,7 @@ def test_it_remembers_and_thinks() -> None:
 @pytest.mark.parametrize("task", ["facts", "arithmetic", "json", "counting", "tool_call", "raw_facts"])
 def test_held_out_samples(task: str) -> None:
     target, draft, tokenizer = pair()
-    result = evaluate_task(task, 12, target, draft, tokenizer)
+    result = evaluate_task(task, 20, target, draft, tokenizer)
     assert result.accuracy >= 0.8, result.wrong
     assert result.acceptance >= 0.6
 
