@@ -57,4 +57,4 @@ def _wait(process: subprocess.Popen[bytes], health: str) -> None:
 
 
 def _served(url: str) -> Served:
-    return Served(url, httpx.get(f"{url}/models", timeout=10).json()["data"][0]["id"])
+    return Served(url, httpx.get(f"{url}/models", timeout=60).json()["data"][0]["id"])

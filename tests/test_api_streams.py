@@ -99,7 +99,7 @@ def test_stop_strings_never_leak_a_part_of_themselves(server: RunningServer, str
 
 
 async def _read_alone(server: RunningServer, body: dict[str, Any]) -> str:
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=240) as client:
         return await read(client, body)
 
 

@@ -81,7 +81,7 @@ def until(reached: Callable[[], object]) -> None:
 
 
 def active(server: Served) -> int:
-    numbers = httpx.get(f"{server.url}/v1/stats", timeout=60).json()["batching_stats"]
+    numbers = httpx.get(f"{server.url}/v1/stats", timeout=240).json()["batching_stats"]
     return int(numbers["running"] + numbers["prefilling"] + numbers["waiting"])
 
 
@@ -138,7 +138,7 @@ def test_clients_that_neither_read_nor_write_do_not_hold_up_the_end(serve: Calla
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     unread.connect(address)
     unread.sendall(f"{head}{len(body)}\r\n\r\n{body}".encode())
-    halves = [socket.create_connection(address, timeout=60) for _ in range(3)]
+    halves = [socket.create_connection(address, timeout=240) for _ in range(3)]
     for half, sent in zip(halves, ("", head, f"{head}100\r\n\r\n{{"), strict=True):
         half.sendall(sent.encode())
     until(lambda: active(server) == 8)

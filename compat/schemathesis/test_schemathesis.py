@@ -53,7 +53,7 @@ def test_every_answer_is_as_documented(served: Any) -> None:
     found: Any = schema.get_all_operations()
     operations = [each.ok() for each in found]
     configure = served.url.removesuffix("/v1") + "/v1/configure"
-    settings_before = httpx.post(configure, timeout=60).json()
+    settings_before = httpx.post(configure, timeout=240).json()
     assert len(operations) >= 14
     for operation in operations:
         print(operation.label)
@@ -62,7 +62,7 @@ def test_every_answer_is_as_documented(served: Any) -> None:
         with contextlib.suppress(Unsatisfiable):
             check(operation, GenerationMode.NEGATIVE, served.model)
         # One of the operations is to change the engine's settings.
-        httpx.post(configure, params=settings_before, timeout=60).raise_for_status()
+        httpx.post(configure, params=settings_before, timeout=240).raise_for_status()
 
 
 def check(operation: Any, mode: GenerationMode, model: str) -> None:

@@ -40,7 +40,8 @@ class RunningServer:
 
     @property
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+        # Less than a test may take (pyproject.toml), and far more than any answer does on a slow machine.
+        return httpx.Client(base_url=self.url, timeout=240)
 
     @contextmanager
     def configured(self, **changes: object) -> Iterator[None]:
