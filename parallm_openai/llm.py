@@ -131,8 +131,9 @@ class LLM:
 
         self.model = model if isinstance(model, LoadedModel) else load(model)
         draft = load(draft_model) if isinstance(draft_model, str | Path) and draft_model != "ngram" else draft_model
-        # A queue without an end: everything comes from one caller.
-        settings = {"max_queue": 10**9, **settings}
+        if config is None:
+            # A queue without an end: everything comes from one caller.
+            settings = {"max_queue": 10**9, **settings}
         config = (config or EngineConfig()).model_copy(update=EngineConfig(**settings).model_dump(include={*settings}))
         self.tokenizer = Tokenizer(self.model.tokenizer, self.model.vocab_size)
         self._outputs: queue.SimpleQueue[list[Output]] = queue.SimpleQueue()
