@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import Response
+from sse_starlette.sse import AppStatus
 
 from parallm_openai import __version__
 from parallm_openai.api import (
@@ -37,6 +38,8 @@ BODIES_HELD = 16
 
 def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> FastAPI:
     """All routes on one engine; the app shuts the engine down with itself."""
+    # sse-starlette would cut streams half a second after SIGTERM; uvicorn's own time-out rules here.
+    AppStatus.disable_automatic_graceful_drain()
     state = AppState.of(engine, model, settings)
 
     @asynccontextmanager

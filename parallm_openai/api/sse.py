@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
-from sse_starlette.sse import AppStatus, EventSourceResponse
+from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from parallm_openai.settings import ServerSettings
@@ -18,8 +18,6 @@ T = TypeVar("T")
 Chunk = dict[str, str]
 """One event: its `data`, and perhaps the name of the `event`."""
 
-# sse-starlette would cut streams half a second after SIGTERM; uvicorn's own time-out rules here.
-AppStatus.disable_automatic_graceful_drain()
 
 DONE: Chunk = {"data": "[DONE]"}
 # Server-sent events do not end a line at these characters, but some clients do.
