@@ -13,6 +13,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
+# Some of LangChain's tests make LangChain warn, of its own structured output for instance.
+pytestmark = pytest.mark.filterwarnings("default")
+
 json_by_instruction = pytest.mark.xfail(reason="asks for the keys of a joke in words, and for nothing but an object")
 chinese = pytest.mark.xfail(reason="the bundled model has never seen Chinese")
 
