@@ -108,7 +108,7 @@ def test_the_batch_never_exceeds_its_limit_and_serves_in_order() -> None:
     finished: list[int] = []
     while not run.core.idle:
         finished += [o.request_id for o in run.step() if o.finish_reason]
-        assert run.core.scheduler.active <= 3
+        assert run.active <= 3
     assert [sorted(finished[:3]), sorted(finished[3:6])] == [
         sorted(r.id for r in requests[:3]),
         sorted(r.id for r in requests[3:6]),
@@ -140,7 +140,7 @@ def test_cancelling_frees_the_row_at_once_and_leaves_the_others_alone(ragged: bo
     for _ in range(5):
         run.step()
     run.gather(run.core.cancel(requests[1].id))
-    assert run.core.scheduler.active == 3
+    assert run.active == 3
     assert run.reason(requests[1]) is FinishReason.CANCELLED
     run.finish()
     for request in (requests[0], requests[2], requests[3]):
@@ -266,7 +266,7 @@ def test_changed_settings_take_effect_without_losing_a_request() -> None:
     for request in requests:
         run.add(request)
     run.step()
-    assert run.core.scheduler.active == 4
+    assert run.active == 4
     run.core.config = run.core.config.model_copy(update={"max_batch_size": 2})
     run.finish()
     for request in requests:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 linux = pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++")
 
-# What a process is like: its variables, its threads, the libraries it has mapped and the packages it has imported.
+# Describes a process: its variables, its threads, its mapped libraries and its imported packages.
 STATE = """
 import os, sys, threading
 WATCHED = {"mlx", "mlx.core", "mlx_lm", "numpy", "transformers", "ctypes", "subprocess"}

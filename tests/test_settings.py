@@ -130,7 +130,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         assert given("--config", str(tmp_path / name)) == given()
 
 
-# What is wrong is said in one sentence that names where
+# A wrong value gets one sentence, which names the flag, the variable or the file that it came from.
 
 
 @pytest.mark.parametrize(

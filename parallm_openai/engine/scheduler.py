@@ -64,10 +64,6 @@ class Scheduler:
         return self.common.decoding.rows + self.long.decoding.rows
 
     @property
-    def active(self) -> int:
-        return len(self.prefilling) + len(self.decoding)
-
-    @property
     def can_draft(self) -> bool:
         return self.drafter.name != Drafter.name and self.traits.ragged
 

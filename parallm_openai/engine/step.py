@@ -128,8 +128,9 @@ class EngineCore:
         A failure ends the row whose fault it is. Rows that shared a forward with it begin again, and lose nothing.
         """
         with self._recovering():
-            self.scheduler.prefixes.evict_to(self.config.prefix_cache_tokens)
-            plan = self.scheduler.plan(self.config)
+            config = self.config
+            self.scheduler.prefixes.evict_to(config.prefix_cache_tokens)
+            plan = self.scheduler.plan(config)
             if plan.preempt:
                 self._preempt(plan.preempt)
             for admission in plan.admit:

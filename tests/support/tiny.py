@@ -145,6 +145,11 @@ class Run:
         self.outputs: dict[int, list[Output]] = {}
         self.steps = 0
 
+    @property
+    def active(self) -> int:
+        """How many rows prefill and decode."""
+        return len(self.core.scheduler.prefilling) + len(self.core.scheduler.decoding)
+
     def add(self, request: Request) -> None:
         self.tokens[request.id] = []
         self.outputs[request.id] = []

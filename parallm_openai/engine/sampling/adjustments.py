@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from parallm_openai.engine.position import Position
 from parallm_openai.engine.sampling.candidates import FORBIDDEN
-
-Entries = Iterable[tuple[int, np.ndarray, np.ndarray]]
-"""For some positions: the position, token ids, and a value for each of these."""
 
 
 def adjust(logits: mx.array, positions: Sequence[Position]) -> mx.array:

@@ -13,7 +13,7 @@ from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.position import DRAFT_STREAM, Position
 from parallm_openai.engine.row import DRAFT, TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
-from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft, Drafter
 from parallm_openai.settings import Acceptance
 
 # A row that the draft model has fallen further behind than this, after many steps without drafts, starts
@@ -57,11 +57,14 @@ class DraftModel(Drafter):
         self.target_vocab_size = target_vocab_size
 
     def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
-        guesses = [_Guess(row, length, _missing(row, length)) for row, length in zip(batch.rows, lengths, strict=True)]
-        width = max((len(guess.reading) for guess in guesses if guess.length), default=0)
-        for guess in guesses:
-            # A row that is not drafted for now keeps up in the same forward, as far as that is wide anyway.
-            guess.reading = guess.reading[:width]
+        for row in batch.rows:
+            _forget_rejected(row)
+        drafted = [row for row, length in zip(batch.rows, lengths, strict=True) if length]
+        if not drafted:
+            return [NO_DRAFT] * len(batch.rows)
+        # A row that is not drafted for now keeps up in the same forward, as far as that is wide anyway.
+        width = max(map(_catch_up, drafted))
+        guesses = [_Guess(row, length, _next(row, width)) for row, length in zip(batch.rows, lengths, strict=True)]
         while any(guess.reading for guess in guesses):
             logits = self.runner.forward(batch, [guess.reading for guess in guesses])
             for guess in guesses:
@@ -102,10 +105,24 @@ class DraftModel(Drafter):
         return logits[:, : self.target_vocab_size]
 
 
-def _missing(row: Row, length: int) -> list[int]:
-    """The tokens that the draft model has yet to read of a row; rejected drafts are forgotten first."""
-    target, draft = row.computed[TARGET], row.computed[DRAFT]
-    draft.length = max(0, min(draft.length, target.length - draft.start))
-    if length and len(row.tokens) - draft.end > CATCH_UP:
+def _forget_rejected(row: Row) -> None:
+    """Roll the draft model back to what the target has committed.
+
+    In every step: once the target has gone on, a rejected token could not be told from an accepted one.
+    """
+    draft = row.computed[DRAFT]
+    draft.length = max(0, min(draft.length, row.computed[TARGET].length - draft.start))
+
+
+def _catch_up(row: Row) -> int:
+    """How many tokens the draft model has to read before it can draft for a row, which starts over if that is many."""
+    draft = row.computed[DRAFT]
+    if len(row.tokens) - draft.end > CATCH_UP:
         draft.start, draft.length = len(row.tokens) - RESTART, 0
-    return row.tokens[draft.end :]
+    return len(row.tokens) - draft.end
+
+
+def _next(row: Row, count: int) -> list[int]:
+    """The next tokens, up to `count`, that the draft model has to read of a row."""
+    end = row.computed[DRAFT].end
+    return row.tokens[end : end + count]
