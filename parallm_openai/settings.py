@@ -172,8 +172,14 @@ class EngineConfig(Settings):
         description="Tokens of past sequences to keep for requests that begin alike, besides the budget of the KV "
         "cache; 0 keeps none.",
     )
-    prefill_chunk: Annotated[int, Flag("Batching")] = Field(
-        256, ge=1, description="Prompt tokens to read between two decode steps."
+    prefill_chunk: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Flag("Batching")] = Field(
+        "auto", description="The most prompt tokens to read in a step. auto is as many as the device reads efficiently."
+    )
+    max_prefill_ms: Annotated[float, Flag("Batching")] = Field(
+        150.0,
+        gt=0,
+        description="Milliseconds by which reading prompts may delay the next tokens of other requests, in each step. "
+        "Some 32 tokens are read in any case.",
     )
     max_queue: Annotated[int, Flag("Batching")] = Field(
         1024, ge=0, description="Requests that may wait; one more is refused with status 429."

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
 
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.kv import CAPACITY_STEP, IDLE_BUFFER_TOKENS, Layout, RaggedCache
+from parallm_openai.models.language_model import LanguageModel
 
 
 def alone(tokens: list[int]) -> np.ndarray:
@@ -22,16 +24,14 @@ class Mirror:
     """A cache beside plain lists of what each row holds."""
 
     def __init__(self) -> None:
-        self.cache = RaggedCache(tiny.model())
+        self.cache = RaggedCache(LanguageModel(tiny.model()))
         self.rows: list[list[int]] = []
 
     def forward(self, chunks: list[list[int]], keep: list[int]) -> None:
         """Read the chunks, check every logit, commit the first `keep` tokens of each."""
-        logits = np.array(self.cache.forward(chunks, [len(held) for held in self.rows]))
-        for row, chunk in enumerate(chunks):
-            if chunk:
-                expected = alone(self.rows[row] + chunk)[len(self.rows[row]) :]
-                np.testing.assert_allclose(logits[row, : len(chunk)], expected, atol=2e-4)
+        logits = self.cache.forward(Inputs.of(chunks), [len(held) for held in self.rows])
+        expected = [alone(held + chunk)[len(held) :] for held, chunk in zip(self.rows, chunks, strict=True) if chunk]
+        np.testing.assert_allclose(np.array(logits), np.concatenate(expected), atol=2e-4)
         self.rows = [held + chunk[:kept] for held, chunk, kept in zip(self.rows, chunks, keep, strict=True)]
 
     def append(self) -> None:
@@ -112,23 +112,23 @@ def test_an_emptied_cache_gives_large_buffers_back_and_uses_small_ones_again(len
 
 
 def test_the_first_rows_may_read_alone() -> None:
-    cache, whole = RaggedCache(tiny.model()), RaggedCache(tiny.model())
+    cache, whole = RaggedCache(LanguageModel(tiny.model())), RaggedCache(LanguageModel(tiny.model()))
     for one in (cache, whole):
         for _ in range(3):
             one.append_row()
-        one.forward([[1, 2], [3], [4, 5, 6]], [0, 0, 0])
-    logits = cache.forward([[7], [8, 9]], [2, 1])
-    expected = whole.forward([[7], [8, 9], []], [2, 1, 3])
-    np.testing.assert_allclose(np.array(logits[1]), np.array(expected[1]), atol=1e-4)
-    after, expected = (one.forward([[1]] * 3, [3, 3, 3]) for one in (cache, whole))
+        one.forward(Inputs.of([[1, 2], [3], [4, 5, 6]]), [0, 0, 0])
+    logits = cache.forward(Inputs.of([[7], [8, 9]]), [2, 1])
+    expected = whole.forward(Inputs.of([[7], [8, 9], []]), [2, 1, 3])
+    np.testing.assert_allclose(np.array(logits), np.array(expected), atol=1e-4)
+    after, expected = (one.forward(Inputs.of([[1]] * 3), [3, 3, 3]) for one in (cache, whole))
     np.testing.assert_allclose(np.array(after), np.array(expected), atol=1e-4)
 
 
 def test_room_for_rows_that_are_to_come_is_made_once() -> None:
-    batch, source = RaggedCache(tiny.model()), RaggedCache(tiny.model())
+    batch, source = RaggedCache(LanguageModel(tiny.model())), RaggedCache(LanguageModel(tiny.model()))
     for _ in range(5):
         source.append_row()
-    source.forward([[1, 2]] * 5, [0] * 5)
+    source.forward(Inputs.of([[1, 2]] * 5), [0] * 5)
     batch.reserve(5)
     batch.append_row_from(source, 0, 2)
     slots = [layer.keys.shape[0] for layer in batch.layers if layer.keys is not None]

@@ -12,10 +12,12 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from support import families
 
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.kv import Layout, RaggedCache
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 from parallm_openai.engine.cache.protocol import BatchCache
 from parallm_openai.engine.capabilities import Batching, UnsupportedModelError, probe
+from parallm_openai.models.language_model import LanguageModel
 
 TOLERANCE = 1e-4
 
@@ -68,7 +70,7 @@ def prefill(cache: BatchCache, rows: list[Sequence], chunk: int) -> None:
         cache.append_row()
     while any(row.read < row.prompt for row in rows):
         chunks = [row.tokens[row.read : min(row.read + chunk, row.prompt)] for row in rows]
-        cache.forward(chunks, [row.read for row in rows])
+        cache.forward(Inputs.of(chunks, [0] * len(chunks)), [row.read for row in rows])
         cache.evaluate()
         for row, part in zip(rows, chunks, strict=True):
             row.read += len(part)
@@ -79,11 +81,12 @@ def decode(cache: BatchCache, rows: list[Sequence], dice: random.Random, longest
     kept = [dice.randint(1, min(longest, row.left)) for row in rows]
     wrong = [[dice.randrange(families.VOCAB) for _ in range(dice.randint(0, longest - count))] for count in kept]
     given = [row.tokens[row.read : row.read + count] + tail for row, count, tail in zip(rows, kept, wrong, strict=True)]
-    logits = np.array(cache.forward(given, [row.read for row in rows]))
-    worst = 0.0
-    for index, (row, count) in enumerate(zip(rows, kept, strict=True)):
+    logits = np.array(cache.forward(Inputs.of(given), [row.read for row in rows]))
+    worst, start = 0.0, 0
+    for row, count, tokens in zip(rows, kept, given, strict=True):
         expected = row.expected[row.read : row.read + count]
-        worst = max(worst, float(np.abs(logits[index, :count] - expected).max()))
+        worst = max(worst, float(np.abs(logits[start : start + count] - expected).max()))
+        start += len(tokens)
         row.read += count
     return worst
 
@@ -94,8 +97,9 @@ def largest_difference(network: nn.Module, *, ragged: bool) -> float:
     waiting = sequences(network)
     running: list[Sequence] = []
     axes = 5 if network.model_type == "gemma2" else 4
-    prefilling: BatchCache = RaggedCache(network, axes) if ragged else NativePrefill(network)
-    decoding: BatchCache = RaggedCache(network, axes) if ragged else NativeCache(network)
+    model = LanguageModel(network)
+    prefilling: BatchCache = RaggedCache(model, axes) if ragged else NativePrefill(model)
+    decoding: BatchCache = RaggedCache(model, axes) if ragged else NativeCache(model)
     worst, step = 0.0, 0
     while waiting or running:
         joining = [row for row in waiting if row.joins <= step]

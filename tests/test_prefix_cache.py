@@ -58,7 +58,8 @@ def test_a_chats_next_turn_reads_only_what_is_new(drafter: type[tiny.Drafter]) -
         run.finish()
         assert run.tokens[request.id] == reference(request)
         assert cached(run, request) >= len(request.prompt) - 3 - 1
-        assert run.core.stats.prompt_tokens - read <= 3
+        # The three, and the last generated one, which was never computed.
+        assert run.core.stats.prompt_tokens - read <= 4
 
 
 def test_requests_with_one_system_prompt_share_it_while_the_first_still_runs() -> None:
@@ -71,7 +72,8 @@ def test_requests_with_one_system_prompt_share_it_while_the_first_still_runs() -
     for request in others:
         run.add(request)
     run.finish()
-    assert [cached(run, request) for request in others] == [len(SYSTEM)] * 3
+    # The one whose next token is the first one's too shares that as well.
+    assert [cached(run, request) for request in others] == [len(SYSTEM) + (n == 1) for n in range(3)]
     for request in (first, *others):
         assert run.tokens[request.id] == reference(request)
 
@@ -87,7 +89,7 @@ def test_a_perfect_draft_goes_on_where_it_had_read_to() -> None:
     assert run.accepted(request) == run.drafted(request) > 0
 
 
-def test_the_same_prompt_again_reads_nothing() -> None:
+def test_the_same_prompt_again_reads_its_last_token() -> None:
     request, again = seeded(SYSTEM, 20, seed=3), seeded(SYSTEM, 20, seed=3)
     run = Run(tiny.core())
     run.add(request)
@@ -95,7 +97,7 @@ def test_the_same_prompt_again_reads_nothing() -> None:
     read = run.core.stats.prompt_tokens
     run.add(again)
     run.finish()
-    assert run.core.stats.prompt_tokens == read
+    assert run.core.stats.prompt_tokens == read + 1
     assert run.tokens[again.id] == run.tokens[request.id]
     assert cached(run, again) == len(SYSTEM) - 1
 
@@ -106,7 +108,8 @@ def test_choices_of_one_prompt_read_it_once() -> None:
     for request in choices:
         run.add(request)
     run.finish()
-    assert run.core.stats.prompt_tokens == len(SYSTEM) - 1
+    # The others compute its last token, after which each draws its own.
+    assert run.core.stats.prompt_tokens == len(SYSTEM) + 3
     assert [cached(run, request) for request in choices] == [0, *[len(SYSTEM) - 1] * 3]
     for request in choices:
         assert run.tokens[request.id] == reference(request)
@@ -175,7 +178,8 @@ def test_a_row_that_was_sent_back_does_not_read_again_what_it_had() -> None:
     for request in requests:
         assert run.tokens[request.id] == reference(request)
         assert cached(run, request) == 0
-    assert engine.stats.prompt_tokens == 4 * 39
+    preempted = engine.stats.prompt_tokens - 4 * 40
+    assert 1 <= preempted <= 4, "one token for each time that a row was sent back"
 
 
 @pytest.mark.parametrize("settings", [{"prefix_cache_tokens": 0}, {"ragged": False}])
@@ -293,9 +297,9 @@ def test_many_requests_of_one_prompt_read_it_once_whoever_stands_between_them() 
     for request in order:
         run.add(request)
     run.finish()
-    read_alone = sum(len(request.prompt) - 1 for request in order if request not in choices)
+    read_alone = sum(len(request.prompt) for request in order if request not in choices)
     shared = run.core.stats.prompt_tokens - read_alone
-    assert shared <= len(prompt) - 1
+    assert shared <= len(prompt) + len(choices) - 1
     for request in order:
         assert run.tokens[request.id] == reference(request)
 

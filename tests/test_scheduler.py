@@ -35,7 +35,7 @@ def row(length: int, max_tokens: int = 16) -> Row:
 def scheduler(
     padding_limit: int = NO_LIMIT, forward_tokens: int = 8, drafter: Drafter | None = None, ragged: bool = True
 ) -> Scheduler:
-    traits = ModelTraits(ragged, padding_limit, forward_tokens)
+    traits = ModelTraits(ragged, padding_limit, forward_tokens, prefill_tokens=256)
     return Scheduler(Bucket(DraftLength()), Bucket(DraftLength()), drafter or Drafter(), traits)
 
 
@@ -89,14 +89,23 @@ def test_a_steps_prefill_stays_within_the_chunk_and_always_advances(lengths: lis
     if both:
         plans.long.prefilling.append(row(5000))
     plan = plans.plan(EngineConfig(prefill_chunk=chunk))
-    unread = [length - 1 for length in lengths if length > 1]
     width = prompt_tokens(plan, plans.common)
-    assert width * len(unread) <= max(chunk // (2 if both else 1), len(unread))
-    assert width >= 1 or not unread
-    assert width <= max(unread, default=0)
+    assert width * len(lengths) <= max(chunk // (2 if both else 1), len(lengths))
+    assert 1 <= width <= max(lengths)
     through = {r for forward in plan.prefill for r in forward.through}
-    assert {len(r.tokens) for r in through} == {length for length in lengths if length - 1 <= width}
+    assert {len(r.tokens) for r in through} == {length for length in lengths if length <= width}
     assert sum(len(decode.draft_lengths) for decode in plan.decode) == len(through)
+
+
+def test_a_long_prompt_is_read_in_smaller_pieces_while_others_decode() -> None:
+    plans = scheduler()
+    plans.prefill_speed.learn(100, 0, 0.1)
+    plans.common.prefilling.append(row(1000))
+    assert prompt_tokens(plans.plan(EngineConfig()), plans.common) == plans.traits.prefill_tokens == 256
+    decoding(plans.common, [row(20)])
+    within_limit = plans.prefill_speed.tokens_within(0.05, 0)
+    assert prompt_tokens(plans.plan(EngineConfig(max_prefill_ms=50)), plans.common) == within_limit < 100
+    assert prompt_tokens(plans.plan(EngineConfig(max_prefill_ms=50, prefill_chunk=5)), plans.common) == 5
 
 
 @given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=7), forward_tokens=st.integers(0, 100))
@@ -113,7 +122,7 @@ def test_prompts_are_read_in_the_forwards_that_cost_least(lengths: list[int], fo
     assert reading_cost(lengths, ends, forward_tokens) == cheapest
 
 
-@pytest.mark.parametrize(("ragged", "widths"), [(True, [3, 6]), (False, [9])])
+@pytest.mark.parametrize(("ragged", "widths"), [(True, [4, 6]), (False, [10])])
 def test_rows_whose_state_takes_no_padding_are_read_at_once(ragged: bool, widths: list[int]) -> None:
     plans = scheduler(forward_tokens=0, ragged=ragged)
     for length in (4, 10):

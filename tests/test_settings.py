@@ -36,6 +36,7 @@ SAMPLES = {
     "tool-call-parser": "hermes",
     "draft": "ngram",
     "draft-length": "3",
+    "prefill-chunk": "100",
     "speculative-acceptance": "rejection",
     "log-level": "debug",
     "cors-origins": "null",

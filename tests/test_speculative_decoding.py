@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 from support import tiny
 from support.tiny import DRAFTERS, Run, draft_model, greedy, reference, run_all, seeded
 
+from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel
+from parallm_openai.engine.speculation.drafter import Draft
 from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
 from parallm_openai.models.kernels import vector_width
+from parallm_openai.settings import Acceptance
 
 tokens = st.integers(0, tiny.VOCAB - 1)
 params = st.builds(
@@ -295,3 +299,35 @@ def _z_score(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], f
         cells += 1
     freedom = cells - 1
     return (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+class Late(NgramDrafter):
+    """Notes which requests had been given a token before it was asked for drafts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delivered: list[int] = []
+        self.known: list[list[int]] = []
+
+    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
+        self.known.append(list(self.delivered))
+        return super().propose(batch, lengths, acceptance)
+
+
+def test_a_first_token_goes_out_before_anything_is_drafted() -> None:
+    drafter = Late()
+    engine = tiny.core(lambda: drafter, draft_length=3)
+    engine.deliver = lambda outputs: drafter.delivered.extend(output.request_id for output in outputs)
+    first, second = greedy([1, 2, 3], 20), greedy([4, 5], 20)
+    engine.add(first)
+    engine.step()
+    assert drafter.known == [[first.id]]
+    engine.add(second)
+    engine.step()
+    assert drafter.known[-1] == [first.id, second.id]
+
+
+def test_a_request_for_one_token_is_never_decoded() -> None:
+    run = run_all(tiny.core(lambda: tiny.draft_model(0.0), draft_length=3), [greedy([5, 6, 7], 1)])
+    assert run.core.stats.steps == 0
+    assert not run.core.rows

@@ -13,7 +13,7 @@ from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
-from parallm_openai.models.kernels import fast_width, forward_tokens
+from parallm_openai.models.kernels import fast_width, forward_tokens, prefill_tokens
 from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
 from parallm_openai.settings import EngineConfig
 
@@ -35,6 +35,7 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         ragged=abilities.speculation,
         padding_limit=max(1, model.weight_bytes // max(1, abilities.token_bytes)),
         forward_tokens=forward_tokens(),
+        prefill_tokens=prefill_tokens(),
         fast_width=fast_width(model.config),
     )
     return EngineCore(

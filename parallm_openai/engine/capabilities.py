@@ -12,8 +12,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
+from parallm_openai.models.language_model import LanguageModel
 
 
 class Batching(StrEnum):
@@ -90,7 +92,7 @@ def _tokens(vocab_size: int) -> list[list[int]]:
 def _ragged_rounds(model: nn.Module, vocab_size: int, mask_axes: int) -> Comparison:
     """Three ragged rows: read some, read more with a tail that is rejected, and go on after it."""
     rows = _tokens(vocab_size)
-    cache = RaggedCache(model, mask_axes)
+    cache = RaggedCache(LanguageModel(model), mask_axes)
     for _ in rows:
         cache.append_row()
     single = [_alone(model, row) for row in rows]
@@ -98,10 +100,10 @@ def _ragged_rounds(model: nn.Module, vocab_size: int, mask_axes: int) -> Compari
     done = [0] * len(rows)
     for widths, kept in (((5, 1, 3), (5, 1, 3)), ((4, 3, 2), (1, 2, 0)), ((3, 1, 4), (3, 1, 4))):
         chunks = [row[at : at + width] for row, at, width in zip(rows, done, widths, strict=True)]
-        logits = cache.forward(chunks, done)
-        for i, chunk in enumerate(chunks):
-            compared.append((logits[i, : len(chunk)], single[i][done[i] : done[i] + len(chunk)]))
+        logits = cache.forward(Inputs.of(chunks), done)
         mx.eval(logits)
+        expected = [single[i][at : at + len(chunk)] for i, (at, chunk) in enumerate(zip(done, chunks, strict=True))]
+        compared.append((logits, mx.concatenate(expected)))
         done = [at + count for at, count in zip(done, kept, strict=True)]
     return compared
 
@@ -110,20 +112,20 @@ def _native_rounds(model: nn.Module, vocab_size: int) -> Comparison:
     """Rows that read their prompts alone, decode together, and lose one of them on the way."""
     rows = _tokens(vocab_size)
     single = [_alone(model, row) for row in rows]
-    prefill, batch = NativePrefill(model), NativeCache(model)
+    prefill, batch = NativePrefill(LanguageModel(model)), NativeCache(LanguageModel(model))
     for row in rows:
         prefill.append_row()
-        prefill.forward([row[:-2]], [0])
+        prefill.forward(Inputs.of([row[:-2]]), [0])
         prefill.evaluate()
         batch.append_row_from(prefill, 0, len(row) - 2)
         prefill.remove_row(0, 0)
     lengths = [len(row) - 2 for row in rows]
-    logits = batch.forward([[row[-2]] for row in rows], lengths)
-    compared = [(logits[i, 0], single[i][-2]) for i in range(len(rows))]
+    logits = batch.forward(Inputs.of([[row[-2]] for row in rows]), lengths)
+    compared = [(logits[i], single[i][-2]) for i in range(len(rows))]
     batch.remove_row(0, lengths[-1] + 1)
     remaining = [2, 1]
-    logits = batch.forward([[rows[i][-1]] for i in remaining], [lengths[i] + 1 for i in remaining])
-    compared += [(logits[place, 0], single[i][-1]) for place, i in enumerate(remaining)]
+    logits = batch.forward(Inputs.of([[rows[i][-1]] for i in remaining]), [lengths[i] + 1 for i in remaining])
+    compared += [(logits[place], single[i][-1]) for place, i in enumerate(remaining)]
     return compared
 
 

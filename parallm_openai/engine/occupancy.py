@@ -39,7 +39,7 @@ class Occupancy:
     def admit(self, row: Row, bucket: Bucket, length: int) -> None:
         """A row begins to prefill after `length` tokens that are stored."""
         self.prefilling[bucket].append(row)
-        self.unread[row] = len(row.tokens) - 1 - length
+        self.unread[row] = len(row.tokens) - length
 
     def start_decoding(self, row: Row, source: Bucket, target: Bucket) -> None:
         """A row has computed its prompt; one that may generate nothing ends with that."""

@@ -23,9 +23,10 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class PromptForward:
-    """One forward over a bucket's prefilling rows: each computes up to `width` more tokens, none if that is 0.
+    """One forward over a bucket's prefilling rows: each computes up to `width` more tokens.
 
-    The draft model reads along for the rows `drafting`. Rows that are `through` start to decode, each in its bucket.
+    Rows that are `through` get their first token from it and start to decode, each in its bucket. The draft model reads
+    along for the rows `drafting`.
     """
 
     bucket: Bucket

@@ -111,8 +111,8 @@ class Row:
 
     @property
     def unread(self) -> int:
-        """How many tokens prefill has still to compute: all but the last, which the first decode step does."""
-        return len(self.tokens) - 1 - self.computed[TARGET].length
+        """How many tokens prefill has still to compute before the next one can be sampled."""
+        return len(self.tokens) - self.computed[TARGET].length
 
     @property
     def computed_tokens(self) -> list[int]:

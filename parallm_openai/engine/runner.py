@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from parallm_openai.engine.batch import Batch
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 from parallm_openai.engine.cache.protocol import BatchCache
-from parallm_openai.engine.row import Row
+from parallm_openai.models.language_model import LanguageModel
 
 
 class ModelRunner:
@@ -25,7 +27,7 @@ class ModelRunner:
     def __init__(
         self, model: nn.Module, role: str, *, ragged: bool = True, mask_axes: int = 4, vocab_size: int | None = None
     ) -> None:
-        self.model = model
+        self.model = LanguageModel(model)
         self.role = role
         self.ragged = ragged
         self.mask_axes = mask_axes
@@ -37,30 +39,25 @@ class ModelRunner:
     def decode_cache(self) -> BatchCache:
         return RaggedCache(self.model, self.mask_axes) if self.ragged else NativeCache(self.model)
 
-    def prefill(self, batch: Batch, width: int, reading: Collection[Row] | None = None) -> mx.array:
-        """Compute up to `width` more tokens of each row, or of those `reading`, all but its last; commits them.
+    def prefill(self, batch: Batch, chunks: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> mx.array:
+        """Compute these next tokens of the batch's first rows, and commit them.
 
-        Returns logits `[rows, width, vocab]`, not computed unless somebody evaluates them. The rows are the batch's
-        first ones, up to the last that reads.
+        Returns logits of the last `wanted[i]` tokens of each row's chunk, not computed unless somebody evaluates them.
         """
-        rows = batch.rows if reading is None else batch.rows[: max(row.slot for row in reading) + 1]
-        chunks: list[Sequence[int]] = []
-        for row in rows:
-            computed = row.computed[self.role].end
-            end = min(computed + width, len(row.tokens) - 1)
-            chunks.append(row.tokens[computed:end] if reading is None or row in reading else ())
-        logits = self.forward(batch, chunks)
+        logits = self.advance(batch, Inputs.of(chunks, [0] * len(chunks) if wanted is None else wanted))
         batch.caches[self.role].evaluate()
-        for row, chunk in zip(rows, chunks, strict=True):
-            row.computed[self.role].length += len(chunk)
         return logits
 
-    def forward(self, batch: Batch, tokens: Sequence[Sequence[int]]) -> mx.array:
-        """Logits `[rows, longest, vocab]` of the batch's first rows over `tokens`; commits nothing."""
-        lengths = [row.computed[self.role].length for row in batch.rows[: len(tokens)]]
-        return batch.caches[self.role].forward([self._known(ids) for ids in tokens], lengths)
+    def advance(self, batch: Batch, inputs: Inputs) -> mx.array:
+        """As `forward`, but commits what it computes."""
+        logits = self.forward(batch, inputs)
+        for row, count in zip(batch.rows, inputs.counts, strict=False):
+            row.computed[self.role].length += count
+        return logits
 
-    def _known(self, tokens: Sequence[int]) -> Sequence[int]:
-        if self.vocab_size is None:
-            return tokens
-        return [token if token < self.vocab_size else 0 for token in tokens]
+    def forward(self, batch: Batch, inputs: Inputs) -> mx.array:
+        """Logits `[sum(inputs.wanted), vocab]` of the batch's first rows; commits nothing."""
+        lengths = [row.computed[self.role].length for row in batch.rows[: inputs.rows]]
+        if self.vocab_size is not None:
+            inputs = replace(inputs, ids=mx.where(inputs.ids < self.vocab_size, inputs.ids, 0))
+        return batch.caches[self.role].forward(inputs, lengths)

@@ -14,6 +14,7 @@ from parallm_openai.engine.cache.blocks import BLOCK_TOKENS, BlockIndex
 from parallm_openai.engine.cache.prefix import PrefixCache, fits, full_blocks
 from parallm_openai.engine.occupancy import Occupancy
 from parallm_openai.engine.plan import Admission, Decode, Plan, PromptForward
+from parallm_openai.engine.prefill_speed import PrefillSpeed
 from parallm_openai.engine.prompt_widths import first_width
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation.drafter import Drafter
@@ -31,13 +32,15 @@ class ModelTraits:
 
     `ragged` says whether rows may be padded and rolled back. `padding_limit` is how many tokens of padding cost a
     decode step's attention as much as one more forward does, `forward_tokens` how many more tokens cost a prefill as
-    much. `fast_width` is the most tokens a row that one forward computes cheaply, if kernels have such a bound: longer
-    drafts are then made only if their length is fixed.
+    much, `prefill_tokens` how many prompt tokens a forward reads efficiently. `fast_width` is the most tokens a row
+    that one forward computes cheaply, if kernels have such a bound: longer drafts are then made only if their length
+    is fixed.
     """
 
     ragged: bool
     padding_limit: int
     forward_tokens: int
+    prefill_tokens: int
     fast_width: int | None = None
 
 
@@ -50,6 +53,7 @@ class Scheduler:
         self.traits = traits
         self.waiting: deque[Row] = deque()
         self.prefixes = PrefixCache()
+        self.prefill_speed = PrefillSpeed(traits.forward_tokens)
 
     @property
     def buckets(self) -> tuple[Bucket, Bucket]:
@@ -170,8 +174,20 @@ class Scheduler:
 
     def _prefill(self, occupancy: Occupancy, config: EngineConfig) -> tuple[PromptForward, ...]:
         busy = [bucket for bucket in self.buckets if occupancy.prefilling[bucket]]
-        chunk = config.prefill_chunk // max(1, len(busy))
-        return tuple(forward for bucket in busy for forward in self._forwards(bucket, occupancy, chunk, config))
+        # Before any row is through: its own decoding is not held up.
+        held_up = any(occupancy.decoding.values())
+        chunks = {bucket: self._chunk(occupancy.prefilling[bucket], held_up, config) // len(busy) for bucket in busy}
+        return tuple(
+            forward for bucket in busy for forward in self._forwards(bucket, occupancy, chunks[bucket], config)
+        )
+
+    def _chunk(self, rows: Sequence[Row], held_up: bool, config: EngineConfig) -> int:
+        """How many prompt tokens of these rows a step may read, perhaps while others wait to decode."""
+        most = self.traits.prefill_tokens if config.prefill_chunk == "auto" else config.prefill_chunk
+        if not held_up:
+            return most
+        context = max(len(row.tokens) - row.unread for row in rows)
+        return min(most, self.prefill_speed.tokens_within(config.max_prefill_ms / 1000, context))
 
     def _forwards(
         self, bucket: Bucket, occupancy: Occupancy, chunk: int, config: EngineConfig
@@ -183,8 +199,6 @@ class Scheduler:
         longest would cost more than that forward.
         """
         drafting, exploring = self._drafting(bucket, occupancy, config)
-        if through := self._through(bucket, occupancy):
-            yield PromptForward(bucket, 0, through)
         share = max(1, chunk // max(1, len(occupancy.prefilling[bucket])))
         while share and (rows := occupancy.prefilling[bucket]):
             width = self._width([min(share, occupancy.unread[row]) for row in rows])

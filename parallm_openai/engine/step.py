@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
 
 import mlx.core as mx
 
@@ -18,13 +19,13 @@ from parallm_openai.engine.batch import Batch, Bucket, Caches
 from parallm_openai.engine.cache.prefix import Prefix, StoredRow
 from parallm_openai.engine.plan import Admission, Decode, PromptForward
 from parallm_openai.engine.request import FinishReason, Output, Request
-from parallm_openai.engine.row import TARGET, Row, describe
+from parallm_openai.engine.row import DRAFT, TARGET, Row, describe
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits, Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.stats import EngineStats
-from parallm_openai.engine.verification import Verification, verify
+from parallm_openai.engine.verification import Verification, first_tokens, verify
 from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class EngineCore:
         # Every request that has not ended.
         self.rows: dict[int, Row] = {}
         self._outputs: list[Output] = []
+        # Takes outputs that a step has before its end, if there is somebody to take them.
+        self.deliver: Callable[[list[Output]], None] | None = None
         # The rows that share what the step is doing now.
         self._sharing: list[Row] = []
 
@@ -144,6 +147,10 @@ class EngineCore:
                 self._decode(decode, plan.config)
         return self._take_outputs()
 
+    def _deliver_early(self) -> None:
+        if self.deliver is not None and self._outputs:
+            self.deliver(self._take_outputs())
+
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
         return outputs
@@ -176,46 +183,72 @@ class EngineCore:
     def _prefill(self, forward: PromptForward) -> None:
         batch = forward.bucket.prefilling
         with self._shared_by(batch.rows):
-            if forward.width and batch.rows:
-                self._compute_prompts(batch, forward.width)
-                self._read_along(forward)
+            if not batch.rows:
+                return
+            began = time.perf_counter()
+            context = max(row.computed[TARGET].length for row in batch.rows)
+            tokens = len(batch.rows) * forward.width
+            self._compute_prompts(batch, forward.width)
+            # Whoever waits for a first token does not wait for the rest of the step.
+            self._deliver_early()
+            self._read_along(forward)
+            self.scheduler.prefill_speed.learn(tokens, context, time.perf_counter() - began)
             for row, bucket in forward.through.items():
                 if row.batch is batch:
                     self._start_decoding(row, bucket)
 
     def _compute_prompts(self, batch: Batch, width: int) -> None:
-        before = {row: row.computed[TARGET].length for row in batch.rows}
-        logits = self.target.prefill(batch, width)
-        for row, start in before.items():
-            computed = row.computed[TARGET].length - start
-            self.stats.prefilled(computed)
+        """Compute a chunk of each prompt, and the first token of the rows whose prompts end with it."""
+        rows = list(batch.rows)
+        chunks = [row.tokens[row.computed[TARGET].length :][:width] for row in rows]
+        wanted = [
+            len(chunk) if row.scores_prompt else int(len(chunk) == row.unread)
+            for row, chunk in zip(rows, chunks, strict=True)
+        ]
+        logits = self.target.prefill(batch, chunks, wanted)
+        places: dict[Row, int] = {}
+        for row, chunk, end in zip(rows, chunks, accumulate(wanted), strict=True):
+            self.stats.prefilled(len(chunk))
             if row.scores_prompt:
-                self._score_prompt(row, logits[row.slot, :computed], start)
+                self._score_prompt(row, logits[end - len(chunk) : end])
+            if not row.unread:
+                places[row] = end - 1
+        self._sample_first(places, logits)
 
-    def _score_prompt(self, row: Row, logits: mx.array, start: int) -> None:
+    def _score_prompt(self, row: Row, logits: mx.array) -> None:
+        """Log-probabilities of what follows the prompt's newest tokens, whose logits are given."""
+        start = row.computed[TARGET].length - logits.shape[0]
         following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
         tops = [row.request.params.prompt_logprobs or 0] * len(following)
-        row.prompt_logprobs += sampling.token_logprobs(logits, following, tops) if following else []
+        if following:
+            row.prompt_logprobs += sampling.token_logprobs(logits[: len(following)], following, tops)
+
+    def _sample_first(self, places: Mapping[Row, int], logits: mx.array) -> None:
+        """Rows have computed their prompts; `places` says which of the logits follow them."""
+        for row in places:
+            if row.scores_prompt:
+                self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
+            if row.remaining <= 0:
+                self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached_prompt_tokens))
+                self._free(row)
+        going_on = {row: place for row, place in places.items() if not row.ended}
+        if going_on:
+            self._commit_all(first_tokens(list(going_on), logits[mx.array(list(going_on.values()))]))
 
     def _read_along(self, forward: PromptForward) -> None:
         """The draft model computes the same prompts, or a few of them to explore."""
-        batch = forward.bucket.prefilling
+        batch, runner = forward.bucket.prefilling, self.drafter.runner
         reading = forward.drafting.intersection(batch.rows)
-        if not reading or self.drafter.runner is None:
+        if not reading or runner is None:
             return
         began = time.perf_counter()
-        self.drafter.runner.prefill(batch, forward.width, reading)
+        rows = batch.rows[: max(row.slot for row in reading) + 1]
+        runner.prefill(batch, [_pending(row)[: forward.width] if row in reading else () for row in rows])
         if forward.exploring:
             forward.bucket.draft_length.record_prefill_exploration(time.perf_counter() - began)
 
     def _start_decoding(self, row: Row, bucket: Bucket) -> None:
-        """A row has computed its prompt."""
-        if row.scores_prompt:
-            self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
-        if row.remaining <= 0:
-            self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached_prompt_tokens))
-            self._free(row)
-            return
+        """A row has computed its prompt, and goes on."""
         if row.batch is bucket.prefilling:
             # The others that prefill come next.
             bucket.decoding.reserve(len(bucket.decoding.rows) + len(bucket.prefilling.rows))
@@ -231,7 +264,7 @@ class EngineCore:
         with self._shared_by(batch.rows):
             started = time.perf_counter()
             context = max(row.computed[TARGET].length for row in batch.rows)
-            lengths = [decode.draft_lengths.get(row, 0) for row in batch.rows]
+            lengths = [min(decode.draft_lengths.get(row, 0), row.remaining - 1) for row in batch.rows]
             drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance)
             drafted_at = time.perf_counter()
             verified = verify(self.target, batch, drafts, config.speculative_acceptance)
@@ -239,8 +272,13 @@ class EngineCore:
             drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
             self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
             draft_length.learn(batch.rows, drafted, accepted, context, draft_seconds, verify_seconds)
-            for ended in [each.row for each in verified if self._commit(each)]:
-                self._free(ended)
+            for row in batch.rows:
+                row.cleared, row.suspect = row.suspect, False
+            self._commit_all(verified)
+
+    def _commit_all(self, verified: Sequence[Verification]) -> None:
+        for ended in [each.row for each in verified if self._commit(each)]:
+            self._free(ended)
         if any(sampling.NO_TOKEN in each.sampled for each in verified):
             self._forget_not_numbers()
 
@@ -248,12 +286,11 @@ class EngineCore:
         """Append what was accepted, up to the end of the row if it ends there; whether it has ended."""
         row, before = verified.row, len(verified.row.tokens)
         appended, reason, stop_token = self._extend(row, verified.next_tokens)
-        # The row's pending token was computed together with the drafts that were accepted; its newest is pending now.
-        row.computed[TARGET].length += max(1, len(row.tokens) - before)
+        # All that it had was computed, together with the drafts that were accepted; its newest token is pending now.
+        row.computed[TARGET].length = max(before, len(row.tokens) - 1)
         if row.first_token_at is None:
             row.first_token_at = time.perf_counter()
         cached, row.cached_prompt_tokens = row.cached_prompt_tokens, 0
-        row.cleared, row.suspect = row.suspect, False
         output = Output(
             row.id,
             tokens=tuple(appended),
@@ -288,16 +325,16 @@ class EngineCore:
         self.stats.finished(row, reason)
 
     def _free(self, row: Row) -> None:
-        """A row leaves its batch, or the queue; what a decoding row has computed is stored for others."""
+        """A row leaves its batch, or the queue; a prompt that it has computed is stored for others."""
         if row.batch is None:
             self.scheduler.waiting.remove(row)
             return
-        if row.batch in [bucket.decoding for bucket in self.scheduler.buckets]:
+        if row.unread <= 1:
             self._store_prefix(row)
         row.batch.remove(row)
 
     def _store_prefix(self, row: Row) -> None:
-        """Store a copy of what a decoding row has computed, if it is worth that."""
+        """Store a copy of what a row has computed, if it is worth that."""
         prefixes, budget, tokens = self.scheduler.prefixes, self.config.prefix_cache_tokens, row.computed_tokens
         if not prefixes.should_store(tokens, row.blocks, budget):
             return
@@ -361,3 +398,8 @@ class EngineCore:
         """What a NaN was written to would reach later rows through their masks: nothing of it stays."""
         self.scheduler.prefixes.evict_to(0)
         self._restart()
+
+
+def _pending(row: Row) -> list[int]:
+    """What the draft model has still to read of a row, all but its last token."""
+    return row.tokens[row.computed[DRAFT].end : -1]

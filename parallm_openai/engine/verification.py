@@ -10,11 +10,12 @@ import mlx.core as mx
 
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.request import TokenLogprob
 from parallm_openai.engine.row import TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.acceptance import accepted_count, coupled, rejection
-from parallm_openai.engine.speculation.drafter import Draft
+from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft
 from parallm_openai.settings import Acceptance
 
 
@@ -45,15 +46,15 @@ class Verification:
 def verify(target: ModelRunner, batch: Batch, drafts: Sequence[Draft], acceptance: Acceptance) -> list[Verification]:
     """Verify the drafts of a batch's rows in one forward; commits nothing."""
     verifications = [Verification(row, draft) for row, draft in zip(batch.rows, drafts, strict=True)]
-    logits = target.forward(batch, [_inputs(each) for each in verifications])
-    flat = _own_positions(logits, [each.depth for each in verifications])
-    choose = rejection if acceptance == "rejection" else coupled
-    positions = [position for each in verifications for position in each.row.positions(each.draft.tokens)]
-    tokens = iter(choose(flat, positions, drafts))
-    for each in verifications:
-        each.sampled = list(islice(tokens, each.depth))
-        each.accepted = accepted_count(each.draft.tokens, each.sampled)
-    _score(verifications, flat)
+    logits = target.forward(batch, Inputs.of([_inputs(each) for each in verifications]))
+    _sample(verifications, logits, acceptance)
+    return verifications
+
+
+def first_tokens(rows: Sequence[Row], logits: mx.array) -> list[Verification]:
+    """Sample the token after each row's last one from `[len(rows), vocab]` logits; commits nothing."""
+    verifications = [Verification(row, NO_DRAFT) for row in rows]
+    _sample(verifications, logits, "coupled")
     return verifications
 
 
@@ -63,17 +64,19 @@ def _inputs(verification: Verification) -> tuple[int, ...]:
     return (*row.tokens[row.computed[TARGET].length :], *verification.draft.tokens)
 
 
-def _own_positions(logits: mx.array, depths: Sequence[int]) -> mx.array:
-    """The rows' own positions `[sum(depths), vocab]` of padded logits `[rows, longest, vocab]`."""
-    rows, width, vocab = logits.shape
-    flat = logits.reshape(rows * width, vocab)
-    if all(depth == width for depth in depths):
-        return flat
-    return flat[mx.array([row * width + at for row, depth in enumerate(depths) for at in range(depth)])]
+def _sample(verifications: Sequence[Verification], logits: mx.array, acceptance: Acceptance) -> None:
+    """Sample all positions of `[positions, vocab]` logits, and count what each row accepts."""
+    choose = rejection if acceptance == "rejection" else coupled
+    positions = [position for each in verifications for position in each.row.positions(each.draft.tokens)]
+    tokens = iter(choose(logits, positions, [each.draft for each in verifications]))
+    for each in verifications:
+        each.sampled = list(islice(tokens, each.depth))
+        each.accepted = accepted_count(each.draft.tokens, each.sampled)
+    _score(verifications, logits)
 
 
-def _score(verifications: Sequence[Verification], flat: mx.array) -> None:
-    """Log-probabilities of the accepted tokens for the rows that want them; `flat` is `[positions, vocab]`."""
+def _score(verifications: Sequence[Verification], logits: mx.array) -> None:
+    """Log-probabilities of the accepted tokens for the rows that want them."""
     start = 0
     for each in verifications:
         top, tokens = each.row.request.params.logprobs, each.next_tokens
@@ -82,6 +85,6 @@ def _score(verifications: Sequence[Verification], flat: mx.array) -> None:
         if top is None:
             continue
         try:
-            each.logprobs = sampling.token_logprobs(flat[own], tokens, [top] * len(tokens))
+            each.logprobs = sampling.token_logprobs(logits[own], tokens, [top] * len(tokens))
         except Exception as error:
             each.row.fail(error)

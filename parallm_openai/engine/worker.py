@@ -170,6 +170,7 @@ class Engine:
     def _run(self, build: Callable[[], EngineCore]) -> None:
         try:
             self.core = build()
+            self.core.deliver = self._hand_over
         except BaseException as error:
             self.failure = error
             return

@@ -15,6 +15,15 @@ VECTOR_TOKENS, VECTOR_QUERIES = 8, 32
 FORWARD_TOKENS, CUDA_FORWARD_TOKENS = 24, 256
 
 
+# A forward over more prompt tokens than this computes hardly more of them a second. GPUs: mlx_lm's own default.
+CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS = 512, 2048
+
+
+def prefill_tokens() -> int:
+    """How many prompt tokens one forward reads efficiently."""
+    return GPU_PREFILL_TOKENS if mx.default_device().type == mx.DeviceType.gpu else CPU_PREFILL_TOKENS
+
+
 def forward_tokens() -> int:
     """How many prompt tokens more cost as much as one more forward, which reads all weights again."""
     return CUDA_FORWARD_TOKENS if mx.cuda.is_available() else FORWARD_TOKENS

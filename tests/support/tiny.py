@@ -123,6 +123,7 @@ def core(
     target: nn.Module | None = None,
     padding_limit: int = 10**9,
     forward_tokens: int = 4,
+    prefill_tokens: int = 256,
     fast_width: int | None = None,
     **settings: object,
 ) -> EngineCore:
@@ -130,7 +131,7 @@ def core(
         ModelRunner(target or model(), TARGET, ragged=ragged),
         make_drafter(),
         EngineConfig.model_validate(settings),
-        ModelTraits(ragged, padding_limit, forward_tokens, fast_width),
+        ModelTraits(ragged, padding_limit, forward_tokens, prefill_tokens, fast_width),
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
     )

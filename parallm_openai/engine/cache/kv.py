@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache
 
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.protocol import BatchCache
+from parallm_openai.models.language_model import LanguageModel
 
 CAPACITY_STEP = 256
 # Once its last row has left, a cache frees buffers of more tokens than this, over all slots, and keeps smaller ones.
@@ -162,11 +162,11 @@ class RaggedCache(BatchCache):
     that do their own grouped-query attention and so need `[rows, 1, 1, width, end]`.
     """
 
-    def __init__(self, model: nn.Module, mask_axes: int = 4) -> None:
+    def __init__(self, model: LanguageModel, mask_axes: int = 4) -> None:
         self.model = model
         self.rows = 0
         self.layout = Layout(mask_axes)
-        self.layers = [RaggedLayer(self.layout) for _ in make_prompt_cache(model)]
+        self.layers = [RaggedLayer(self.layout) for _ in model.make_cache()]
 
     def append_row(self) -> None:
         self._require(self.rows + 1, 0)
@@ -202,14 +202,10 @@ class RaggedCache(BatchCache):
     def reserve(self, rows: int) -> None:
         self._require(rows, 0)
 
-    def forward(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> mx.array:
-        width = max(map(len, tokens))
-        self._require(len(tokens), max(lengths) + width)
-        self.layout.place(lengths, width)
-        padded = np.zeros((len(tokens), width), dtype=np.int32)
-        for slot, ids in enumerate(tokens):
-            padded[slot, : len(ids)] = ids
-        return self.model(mx.array(padded), cache=self.layers)
+    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+        self._require(inputs.rows, max(lengths) + inputs.width)
+        self.layout.place(lengths, inputs.width)
+        return self.model(inputs.ids, self.layers, inputs.positions())
 
     def evaluate(self) -> None:
         mx.eval([layer.state for layer in self.layers])

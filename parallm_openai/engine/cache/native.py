@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx_lm.models.cache import make_prompt_cache
 
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.protocol import BatchCache
+from parallm_openai.models.language_model import LanguageModel
 
 
 class NativePrefill(BatchCache):
     """Rows that read their prompts, each in a cache of its own: recurrent state takes no padding."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.rows: list[list[Any]] = []
 
     def append_row(self) -> None:
-        self.rows.append(make_prompt_cache(self.model))
+        self.rows.append(self.model.make_cache())
 
     def append_row_from(self, other: BatchCache, slot: int, length: int) -> None:
         raise TypeError("rows leave a NativePrefill, they do not enter it")
@@ -38,31 +38,24 @@ class NativePrefill(BatchCache):
 
     def reserve(self, rows: int) -> None: ...
 
-    def forward(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> mx.array:
-        read = [self.model(mx.array([ids]), cache=row) if ids else None for ids, row in zip(tokens, self.rows)]  # noqa: B905
-        width = max(map(len, tokens))
-        first = next(logits for logits in read if logits is not None)
-        empty = mx.zeros((1, width, first.shape[-1]), dtype=first.dtype)
-        return mx.concatenate([empty if x is None else _padded(x, width) for x in read])
+    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+        parts = [(inputs.row(slot), self.rows[slot]) for slot, count in enumerate(inputs.counts) if count]
+        return mx.concatenate([self.model(own.ids, cache, own.positions()) for own, cache in parts])
 
     def evaluate(self) -> None:
         mx.eval([layer.state for row in self.rows for layer in row])
 
 
-def _padded(logits: mx.array, width: int) -> mx.array:
-    return mx.pad(logits, [(0, 0), (0, width - logits.shape[1]), (0, 0)])
-
-
 class NativeCache(BatchCache):
     """Rows that decode together in mlx-lm's batch caches."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.rows = 0
         self.layers: list[Any] = []
 
     def append_row(self) -> None:
-        self._join(make_prompt_cache(self.model))
+        self._join(self.model.make_cache())
 
     def append_row_from(self, other: BatchCache, slot: int, length: int) -> None:
         if not isinstance(other, NativePrefill):
@@ -94,10 +87,10 @@ class NativeCache(BatchCache):
 
     def reserve(self, rows: int) -> None: ...
 
-    def forward(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> mx.array:
-        if any(len(ids) != 1 for ids in tokens):
+    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+        if any(count != 1 for count in inputs.counts):
             raise ValueError("this family's state cannot be rolled back: it reads one token a row and step")
-        return self.model(mx.array([list(ids) for ids in tokens]), cache=self.layers)
+        return self.model(inputs.ids, self.layers, inputs.positions())
 
     def evaluate(self) -> None:
         mx.eval([layer.state for layer in self.layers])

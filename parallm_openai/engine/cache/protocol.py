@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from parallm_openai.engine.cache.inputs import Inputs
+
 
 class BatchCache(Protocol):
     """One model's cached state for the rows of a batch; slot i holds the i-th row.
@@ -32,11 +34,10 @@ class BatchCache(Protocol):
     def reserve(self, rows: int) -> None:
         """Make room for so many rows at once."""
 
-    def forward(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> mx.array:
-        """Run the model over `tokens`, one sequence for each of the first slots, after `lengths` tokens of each.
+    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+        """Run the model over the inputs of the first slots, after `lengths` tokens of each.
 
-        Returns logits `[rows, longest, vocab]`, not yet computed; positions past a row's own tokens hold nothing
-        of use.
+        Returns logits `[sum(inputs.wanted), vocab]`, not yet computed.
         """
 
     def evaluate(self) -> None:

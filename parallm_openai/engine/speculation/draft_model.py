@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.position import DRAFT_STREAM, Position
 from parallm_openai.engine.row import DRAFT, TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
@@ -66,13 +67,10 @@ class DraftModel(Drafter):
         width = max(map(_catch_up, drafted))
         guesses = [_Guess(row, length, _next(row, width)) for row, length in zip(batch.rows, lengths, strict=True)]
         while any(guess.reading for guess in guesses):
-            logits = self.runner.forward(batch, [guess.reading for guess in guesses])
-            for guess in guesses:
-                guess.row.computed[DRAFT].length += len(guess.reading)
             unfinished = [guess for guess in guesses if guess.unfinished]
-            last = [len(guess.reading) - 1 for guess in unfinished]
-            following = logits[mx.array([guess.row.slot for guess in unfinished]), mx.array(last)]
-            self._extend(unfinished, self._over_target_vocabulary(following), acceptance)
+            wanted = [int(guess.unfinished) for guess in guesses]
+            logits = self.runner.advance(batch, Inputs.of([guess.reading for guess in guesses], wanted))
+            self._extend(unfinished, self._over_target_vocabulary(logits), acceptance)
             for guess in guesses:
                 guess.reading = guess.tokens[-1:] if guess.unfinished else ()
         return [guess.draft() for guess in guesses]
