@@ -56,12 +56,14 @@ STAGES: list[tuple[Any, str]] = [
     (EngineStats, "stepped"),
     (EngineStats, "prefilled"),
     (step, "verify"),
+    (step, "first_tokens"),
+    (EngineCore, "_sample_first"),
     (verification, "accepted_count"),
     (EngineCore, "_start_decoding"),
     (EngineCore, "_commit"),
     (EngineCore, "_free"),
     (sampling, "sample"),
-    (sampling, "checked"),
+    (sampling.Draw, "ids"),
     (sampling, "token_logprobs"),
 ]
 
@@ -152,10 +154,10 @@ def test_a_failure_anywhere_costs_at_most_one_row(owner: Any, name: str, call: i
     assert_nothing_leaks(run.core)
 
 
-@pytest.mark.parametrize("name", ["sample", "checked"])
-def test_a_failure_that_several_rows_share_once_costs_none(name: str) -> None:
+@pytest.mark.parametrize(("owner", "name"), [(sampling, "sample"), (sampling.Draw, "ids"), (DraftModel, "propose")])
+def test_a_failure_that_several_rows_share_once_costs_none(owner: Any, name: str) -> None:
     requests = company()
-    with failing(sampling, name, nth_call(6), Panic("native")) as raised:
+    with failing(owner, name, nth_call(6), Panic("native")) as raised:
         run = run_with_faults(requests)
     assert raised == [1]
     assert not failed_of(run, requests)

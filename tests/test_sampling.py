@@ -46,7 +46,7 @@ def test_a_batch_samples_what_a_plain_decoder_samples_row_by_row(
         for token in generated:
             history.add(token)
         positions.append(Position(chosen, chosen.seed or 0, len(generated) + len(drafts), history, tuple(drafts)))
-    got: Any = sampling.sample(mx.array(logits), positions).tolist()
+    got: Any = sampling.sample(mx.array(logits), positions)
     for row, (chosen, prompt, generated, drafts) in enumerate(drawn):
         request = Request(tuple(prompt), chosen)
         assert got[row] == tiny.choose(logits[row], request, [*generated, *drafts], set())
@@ -56,7 +56,7 @@ def test_sampling_leaves_the_models_logits_as_they_are() -> None:
     logits = mx.array(np.random.default_rng(0).normal(size=(2, VOCAB)).astype(np.float32))
     before = np.array(logits)
     position = Position(SamplingParams(logit_bias={1: 50.0}, temperature=0), 0, 0)
-    mx.eval(sampling.sample(logits, [position, position]))
+    sampling.sample(logits, [position, position])
     assert np.array_equal(np.array(logits), before)
 
 
@@ -107,6 +107,6 @@ def test_each_row_gets_as_many_alternatives_as_it_asked_for() -> None:
 
 def test_half_precision_logits_are_sampled_in_single_precision() -> None:
     logits = mx.array([[0.0, 1.0, 5.0]]).astype(mx.bfloat16)
-    assert sampling.sample(logits, [Position(SamplingParams(temperature=0), 0, 0)]).tolist() == [2]
+    assert sampling.sample(logits, [Position(SamplingParams(temperature=0), 0, 0)]) == [2]
     (scored,) = sampling.token_logprobs(logits, [2], [1])
     assert scored.logprob == pytest.approx(-0.0248, abs=1e-3)

@@ -17,7 +17,7 @@ from support.tiny import DRAFTERS, Run, draft_model, greedy, reference, run_all,
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel
-from parallm_openai.engine.speculation.drafter import Draft
+from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
 from parallm_openai.models.kernels import vector_width
 from parallm_openai.settings import Acceptance
@@ -309,7 +309,7 @@ class Late(NgramDrafter):
         self.delivered: list[int] = []
         self.known: list[list[int]] = []
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
+    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
         self.known.append(list(self.delivered))
         return super().propose(batch, lengths, acceptance)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+import mlx.core as mx
+
 from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
 from parallm_openai.engine.row import TARGET
 from parallm_openai.engine.runner import ModelRunner
@@ -60,4 +62,5 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     found = probe(draft.model, draft.vocab_size)
     if not found.speculation:
         raise UnsupportedModelError(f"{draft.name} cannot draft: its state cannot be rolled back")
-    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes)
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes, asynchronous=on_gpu)

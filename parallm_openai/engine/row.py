@@ -124,9 +124,17 @@ class Row:
         """Whether prefill has to report the log-probabilities of the prompt's own tokens."""
         return self.request.params.prompt_logprobs is not None and not self.generated
 
-    def position(self, drafts: tuple[int, ...]) -> Position:
-        """The place to sample after the committed tokens and `drafts`."""
-        index = self.generated + len(drafts)
+    @property
+    def reads_drafts(self) -> bool:
+        """Whether what may follow a draft depends on its tokens, and not only on how many there are."""
+        return self.history is not None or self.matcher is not None
+
+    def position(self, depth: int, drafts: tuple[int, ...] = ()) -> Position:
+        """The place to sample after the committed tokens and `depth` drafted ones.
+
+        `drafts` are those, for a row that reads them.
+        """
+        index = self.generated + depth
         params = self.request.params
         return Position(
             params=params,
@@ -137,10 +145,6 @@ class Row:
             forbidden=tuple(self.stop_ids) if index < params.min_tokens else (),
             allowed=self._allowed(drafts),
         )
-
-    def positions(self, drafts: tuple[int, ...]) -> list[Position]:
-        """The places that one verification samples: after the committed tokens and after each draft."""
-        return [self.position(drafts[:depth]) for depth in range(len(drafts) + 1)]
 
     def fail(self, error: BaseException) -> None:
         """The row ends with this error when its step does."""

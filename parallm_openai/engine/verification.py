@@ -11,11 +11,12 @@ import mlx.core as mx
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
+from parallm_openai.engine.position import Position
 from parallm_openai.engine.request import TokenLogprob
 from parallm_openai.engine.row import TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.acceptance import accepted_count, coupled, rejection
-from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft
+from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.settings import Acceptance
 
 
@@ -28,10 +29,13 @@ class Verification:
     """
 
     row: Row
-    draft: Draft
-    sampled: list[int] = field(default_factory=list)
+    draft: tuple[int, ...]
+    sampled: list[int]
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    accepted: int = 0
+    accepted: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.accepted = accepted_count(self.draft, self.sampled)
 
     @property
     def depth(self) -> int:
@@ -43,36 +47,42 @@ class Verification:
         return self.sampled[: self.accepted + 1]
 
 
-def verify(target: ModelRunner, batch: Batch, drafts: Sequence[Draft], acceptance: Acceptance) -> list[Verification]:
+def verify(target: ModelRunner, batch: Batch, drafts: Drafts, acceptance: Acceptance) -> list[Verification]:
     """Verify the drafts of a batch's rows in one forward; commits nothing."""
-    verifications = [Verification(row, draft) for row, draft in zip(batch.rows, drafts, strict=True)]
-    logits = target.forward(batch, Inputs.of([_inputs(each) for each in verifications]))
-    _sample(verifications, logits, acceptance)
-    return verifications
+    logits = target.forward(batch, _inputs(batch.rows, drafts))
+    return _verified(batch.rows, drafts, logits, acceptance)
 
 
 def first_tokens(rows: Sequence[Row], logits: mx.array) -> list[Verification]:
     """Sample the token after each row's last one from `[len(rows), vocab]` logits; commits nothing."""
-    verifications = [Verification(row, NO_DRAFT) for row in rows]
-    _sample(verifications, logits, "coupled")
+    return _verified(rows, Drafts.none(len(rows)), logits, "coupled")
+
+
+def _inputs(rows: Sequence[Row], drafts: Drafts) -> Inputs:
+    """The rows' pending tokens, each followed by its draft."""
+    pending = [row.tokens[row.computed[TARGET].length :] for row in rows]
+    if drafts.ids is None:
+        return Inputs.of([(*own, *draft) for own, draft in zip(pending, drafts.tokens, strict=True)])
+    counts = [1 + length for length in drafts.lengths]
+    return Inputs(mx.concatenate([mx.array(pending, dtype=mx.int32), drafts.ids], axis=1), counts, counts)
+
+
+def _verified(rows: Sequence[Row], drafts: Drafts, logits: mx.array, acceptance: Acceptance) -> list[Verification]:
+    """Sample all positions of `[positions, vocab]` logits, and count what each row accepts."""
+    positions = [position for slot, row in enumerate(rows) for position in _positions(row, slot, drafts)]
+    tokens = iter((rejection if acceptance == "rejection" else coupled)(logits, positions, drafts))
+    verifications = [
+        Verification(row, draft, list(islice(tokens, len(draft) + 1)))
+        for row, draft in zip(rows, drafts.tokens, strict=True)
+    ]
+    _score(verifications, logits)
     return verifications
 
 
-def _inputs(verification: Verification) -> tuple[int, ...]:
-    """The row's pending token and its draft."""
-    row = verification.row
-    return (*row.tokens[row.computed[TARGET].length :], *verification.draft.tokens)
-
-
-def _sample(verifications: Sequence[Verification], logits: mx.array, acceptance: Acceptance) -> None:
-    """Sample all positions of `[positions, vocab]` logits, and count what each row accepts."""
-    choose = rejection if acceptance == "rejection" else coupled
-    positions = [position for each in verifications for position in each.row.positions(each.draft.tokens)]
-    tokens = iter(choose(logits, positions, [each.draft for each in verifications]))
-    for each in verifications:
-        each.sampled = list(islice(tokens, each.depth))
-        each.accepted = accepted_count(each.draft.tokens, each.sampled)
-    _score(verifications, logits)
+def _positions(row: Row, slot: int, drafts: Drafts) -> list[Position]:
+    """The places that a row's verification samples: after the committed tokens and after each draft."""
+    draft = drafts.tokens[slot] if row.reads_drafts else ()
+    return [row.position(depth, draft[:depth]) for depth in range(drafts.lengths[slot] + 1)]
 
 
 def _score(verifications: Sequence[Verification], logits: mx.array) -> None:

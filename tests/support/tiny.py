@@ -102,14 +102,15 @@ def draft(noise: float) -> nn.Module:
     return built
 
 
-def draft_model(noise: float) -> DraftModel:
-    return DraftModel(draft(noise), VOCAB, VOCAB)
+def draft_model(noise: float, *, asynchronous: bool = False) -> DraftModel:
+    return DraftModel(draft(noise), VOCAB, VOCAB, asynchronous=asynchronous)
 
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "none": Drafter,
     "perfect draft": lambda: draft_model(0.0),
     "fair draft": lambda: draft_model(0.2),
+    "fair draft, not waited for": lambda: draft_model(0.2, asynchronous=True),
     "hostile draft": lambda: draft_model(3.0),
     "ngram": NgramDrafter,
 }

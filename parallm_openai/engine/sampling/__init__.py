@@ -8,13 +8,13 @@ tokens alone and in any batch.
 from parallm_openai.engine.sampling.candidates import FORBIDDEN
 from parallm_openai.engine.sampling.logprobs import token_logprobs
 from parallm_openai.engine.sampling.noise import gumbel_noise, keys_of, noise_key, uniform_noise
-from parallm_openai.engine.sampling.sampler import NO_TOKEN, as_ids, checked, log_distribution, sample
+from parallm_openai.engine.sampling.sampler import NO_TOKEN, Draw, as_ids, log_distribution, sample
 
 __all__ = [
     "FORBIDDEN",
     "NO_TOKEN",
+    "Draw",
     "as_ids",
-    "checked",
     "gumbel_noise",
     "keys_of",
     "log_distribution",

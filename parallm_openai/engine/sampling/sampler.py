@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +25,7 @@ from parallm_openai.engine.sampling.truncation import kept_floor, truncates
 
 # Stands for a token that could not be chosen.
 NO_TOKEN = -1
-# How many candidates are tried, until they hold all that a row keeps. The first is for small top-k alone.
+# How many candidates are tried, until they hold all that a row keeps. The first number is for small top-k alone.
 SHORT, LONG, LONGEST = 64, 256, 4096
 # Blocks that are drawn from if nothing is truncated: those whose tokens could get the highest scores.
 CONTENDING_BLOCKS = 64
@@ -57,55 +57,97 @@ class Rows:
         return int(self.logits.shape[-1])
 
 
-def sample(logits: mx.array, positions: Sequence[Position]) -> mx.array:
-    """Choose a token for each row of `[len(positions), vocab]` logits; returns ids `[len(positions)]`.
+def sample(logits: mx.array, positions: Sequence[Position]) -> list[int]:
+    """Choose a token for each row of `[len(positions), vocab]` logits; `NO_TOKEN` if those are not numbers.
 
     Greedy rows take the argmax; the others `argmax(log p + Gumbel noise)`, which is a draw from p.
     """
-    logits = adjust(logits.astype(mx.float32), positions)
-    drawn = [row for row, position in enumerate(positions) if not position.params.greedy]
-    if not drawn:
-        return mx.argmax(logits, axis=-1)
-    everyone = len(drawn) == len(positions)
-    rows = Rows.of([positions[row] for row in drawn], logits if everyone else logits[mx.array(drawn)])
-    tokens = mx.array(_draw(rows))
-    if everyone:
+    return Draw.of(logits, positions).ids()
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Tokens that the device is computing, one for each position, in the way that is right for nearly all of them.
+
+    `logits` are the adjusted ones `[rows, vocab]`. A token that is not `sure` may be wrong, and one that is no `number`
+    was chosen among logits that are not numbers.
+    """
+
+    positions: Sequence[Position]
+    logits: mx.array
+    tokens: mx.array
+    sure: mx.array
+    number: mx.array
+
+    @classmethod
+    def of(cls, logits: mx.array, positions: Sequence[Position]) -> Draw:
+        adjusted = adjust(logits.astype(mx.float32), positions)
+        tokens, sure = _first_draw(adjusted, positions)
+        # A NaN among what a position has read makes all of its logits NaN, so that the chosen token's tells.
+        chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+        return cls(positions, adjusted, tokens, sure, mx.logical_not(mx.isnan(chosen)))
+
+    def ids(self) -> list[int]:
+        """Wait for the tokens, and draw again those that are not sure. `NO_TOKEN` for what is no number."""
+        mx.eval(self.tokens, self.sure, self.number)
+        tokens = np.array(self.tokens)
+        if unsure := np.flatnonzero(~np.array(self.sure)).tolist():
+            tokens[unsure] = self._again(unsure)
+        ids: list[int] = np.where(np.array(self.number), tokens, NO_TOKEN).tolist()
+        return ids
+
+    @property
+    def all_sure(self) -> bool:
+        """Whether `tokens` are the tokens; waits for them."""
+        return bool(self.sure.all().item()) and bool(self.number.all().item())
+
+    def _again(self, unsure: Sequence[int]) -> np.ndarray:
+        rows = Rows.of([self.positions[row] for row in unsure], self.logits[mx.array(list(unsure))])
+        tokens = np.zeros(len(unsure), dtype=np.int32)
+        pending = list(range(len(unsure)))
+        for way in (partial(_draw_candidates, min(LONGEST, rows.vocab_size)), _draw_all):
+            if pending:
+                drawn, sure = way(rows.only(pending))
+                mx.eval(drawn, sure)
+                tokens[pending] = np.array(drawn)
+                pending = [row for row, known in zip(pending, np.array(sure).tolist(), strict=True) if not known]
         return tokens
-    merged = mx.argmax(logits, axis=-1).astype(mx.int32)
-    merged[mx.array(drawn)] = tokens
-    return merged
 
 
-def _draw(rows: Rows) -> np.ndarray:
-    """The token of each row, in the cheapest way that is sure to find it."""
-    tokens = np.zeros(len(rows.positions), dtype=np.int32)
-    truncated = [row for row, p in enumerate(rows.positions) if truncates(p.params, rows.vocab_size)]
-    untruncated = sorted(set(range(len(rows.positions))).difference(truncated))
-    ways = [partial(_draw_candidates, count) for count in _counts(rows, truncated)]
-    _draw_first_sure(rows, truncated, [*ways, _draw_all], tokens)
-    _draw_first_sure(rows, untruncated, (_draw_contenders, _draw_all), tokens)
-    return tokens
+def _first_draw(logits: mx.array, positions: Sequence[Position]) -> tuple[mx.array, mx.array]:
+    """Tokens, in the cheapest way for each kind of row, and whether each is sure to be right. Computes nothing yet."""
+    vocab = logits.shape[-1]
+    greedy = [row for row, p in enumerate(positions) if p.params.greedy]
+    drawn = [row for row, p in enumerate(positions) if not p.params.greedy]
+    truncated = [row for row in drawn if truncates(positions[row].params, vocab)]
+    untruncated = [row for row in drawn if not truncates(positions[row].params, vocab)]
+    parts: list[tuple[Sequence[int], tuple[mx.array, mx.array]]] = []
+    if greedy:
+        best = mx.argmax(_only(logits, greedy), axis=-1)
+        parts.append((greedy, (best, mx.full(best.shape, True))))
+    if truncated:
+        rows = Rows.of([positions[row] for row in truncated], _only(logits, truncated))
+        parts.append((truncated, _draw_candidates(_first_count(rows), rows)))
+    if untruncated:
+        rows = Rows.of([positions[row] for row in untruncated], _only(logits, untruncated))
+        parts.append((untruncated, _draw_contenders(rows)))
+    if len(parts) == 1:
+        tokens, sure = parts[0][1]
+        return tokens.astype(mx.int32), sure
+    order = np.argsort([row for rows, _ in parts for row in rows])
+    back = mx.array(order.astype(np.int32))
+    tokens = mx.concatenate([drawn.astype(mx.int32) for _, (drawn, _) in parts])
+    return tokens[back], mx.concatenate([sure for _, (_, sure) in parts])[back]
 
 
-Way = Callable[[Rows], tuple[mx.array, mx.array]]
-"""Draws a token for each row, and says whether it is sure to be the right one."""
+def _only(logits: mx.array, rows: Sequence[int]) -> mx.array:
+    return logits if len(rows) == logits.shape[0] else logits[mx.array(list(rows))]
 
 
-def _draw_first_sure(rows: Rows, pending: Sequence[int], ways: Sequence[Way], tokens: np.ndarray) -> None:
-    for way in ways:
-        if not pending:
-            return
-        drawn, sure = way(rows.only(pending))
-        mx.eval(drawn, sure)
-        tokens[pending] = np.array(drawn)
-        pending = [row for row, known in zip(pending, np.array(sure).tolist(), strict=True) if not known]
-
-
-def _counts(rows: Rows, truncated: Sequence[int]) -> Sequence[int]:
-    """How many candidates to try, one after the other."""
-    small = all(0 < rows.positions[row].params.top_k < SHORT for row in truncated)
-    counts = (SHORT if small else LONG, LONGEST)
-    return [count for count in counts if count < rows.vocab_size]
+def _first_count(rows: Rows) -> int:
+    """How many candidates to try first."""
+    small = all(0 < position.params.top_k < SHORT for position in rows.positions)
+    return min(SHORT if small else LONG, rows.vocab_size)
 
 
 def _draw_candidates(count: int, rows: Rows) -> tuple[mx.array, mx.array]:
@@ -162,15 +204,6 @@ def _truncated(rows: Rows) -> mx.array:
 def log_distribution(logits: mx.array, positions: Sequence[Position]) -> mx.array:
     """The distribution that each row draws from, as unnormalised logarithms `[len(positions), vocab]`."""
     return _truncated(Rows.of(positions, adjust(logits.astype(mx.float32), positions)))
-
-
-def checked(tokens: mx.array, logits: mx.array) -> mx.array:
-    """The tokens chosen from `[len(tokens), vocab]` logits, `NO_TOKEN` if those are not numbers.
-
-    A NaN among what a position has read makes all of its logits NaN, so that the chosen token's tells.
-    """
-    chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-    return mx.where(mx.isnan(chosen), NO_TOKEN, tokens.astype(mx.int32))
 
 
 def as_ids(tokens: mx.array) -> list[int]:

@@ -17,15 +17,15 @@ import mlx.core as mx
 
 from parallm_openai.engine import sampling
 from parallm_openai.engine.position import ACCEPTANCE_STREAM, Position
-from parallm_openai.engine.speculation.drafter import Draft
+from parallm_openai.engine.speculation.drafts import Drafts
 
 
-def coupled(logits: mx.array, positions: Sequence[Position], drafts: Sequence[Draft]) -> list[int]:
+def coupled(logits: mx.array, positions: Sequence[Position], drafts: Drafts) -> list[int]:
     """The target's own token at every position, or `NO_TOKEN`; `logits` is `[len(positions), vocab]`."""
-    return sampling.as_ids(sampling.checked(sampling.sample(logits, positions), logits))
+    return sampling.sample(logits, positions)
 
 
-def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[Draft]) -> list[int]:
+def rejection(logits: mx.array, positions: Sequence[Position], drafts: Drafts) -> list[int]:
     """At every drafted position the draft if it is accepted, else a token from the residual, never the draft.
 
     Positions are those of each draft in turn, one more than it has tokens; greedy rows
@@ -35,11 +35,12 @@ def rejection(logits: mx.array, positions: Sequence[Position], drafts: Sequence[
     # By position: the drafted token, and the logarithms of the distribution that it was drawn from.
     drawn: dict[int, tuple[int, mx.array]] = {}
     start = 0
-    for draft in drafts:
-        for depth, token in enumerate(draft.tokens):
+    for row, draft in enumerate(drafts.tokens):
+        log_q = drafts.log_q[row] if drafts.log_q else ()
+        for depth, token in enumerate(draft):
             place = start + depth
             if not positions[place].params.greedy and tokens[place] != sampling.NO_TOKEN:
-                drawn[place] = token, draft.log_q[depth] if draft.log_q else _certain(token, logits.shape[-1])
+                drawn[place] = token, log_q[depth] if log_q else _certain(token, logits.shape[-1])
         start += len(draft) + 1
     if drawn:
         chosen = _accept_or_replace(

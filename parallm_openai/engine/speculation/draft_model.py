@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,7 +14,8 @@ from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.position import DRAFT_STREAM, Position
 from parallm_openai.engine.row import DRAFT, TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
-from parallm_openai.engine.speculation.drafter import NO_DRAFT, Draft, Drafter
+from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.settings import Acceptance
 
 # A row that the draft model has fallen further behind than this, after many steps without drafts, starts
@@ -23,29 +24,11 @@ CATCH_UP = 48
 RESTART = 24
 
 
-@dataclass(slots=True)
-class _Guess:
-    """A row's draft as it grows, and the tokens that the draft model reads next for it."""
-
-    row: Row
-    length: int
-    reading: Sequence[int]
-    tokens: list[int] = field(default_factory=list)
-    log_q: list[mx.array] = field(default_factory=list)
-
-    @property
-    def unfinished(self) -> bool:
-        return len(self.tokens) < self.length
-
-    def position(self) -> Position:
-        return self.row.position(tuple(self.tokens))
-
-    def draft(self) -> Draft:
-        return Draft(tuple(self.tokens), tuple(self.log_q))
-
-
 class DraftModel(Drafter):
     """Drafts with the target's own noise: as far as the two distributions agree, so do their draws.
+
+    If it is `asynchronous`, the host does not wait for a token before the next forward: a GPU then never idles between
+    them. On a CPU that gains nothing, and the time that drafting takes would not be known.
 
     After a draft that was accepted whole its cache lacks two of the row's tokens, else one; after steps without
     drafts, as many as those steps brought.
@@ -53,38 +36,85 @@ class DraftModel(Drafter):
 
     name = "draft_model"
 
-    def __init__(self, model: nn.Module, vocab_size: int, target_vocab_size: int, mask_axes: int = 4) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        vocab_size: int,
+        target_vocab_size: int,
+        mask_axes: int = 4,
+        *,
+        asynchronous: bool = False,
+    ) -> None:
         self.runner: ModelRunner = ModelRunner(model, DRAFT, mask_axes=mask_axes, vocab_size=vocab_size)
         self.target_vocab_size = target_vocab_size
+        self.asynchronous = asynchronous
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
+    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
         for row in batch.rows:
             _forget_rejected(row)
-        drafted = [row for row, length in zip(batch.rows, lengths, strict=True) if length]
-        if not drafted:
-            return [NO_DRAFT] * len(batch.rows)
+        if not any(lengths):
+            return Drafts.none(len(batch.rows))
         # A row that is not drafted for now keeps up in the same forward, as far as that is wide anyway.
-        width = max(map(_catch_up, drafted))
-        guesses = [_Guess(row, length, _next(row, width)) for row, length in zip(batch.rows, lengths, strict=True)]
-        while any(guess.reading for guess in guesses):
-            unfinished = [guess for guess in guesses if guess.unfinished]
-            wanted = [int(guess.unfinished) for guess in guesses]
-            logits = self.runner.advance(batch, Inputs.of([guess.reading for guess in guesses], wanted))
-            self._extend(unfinished, self._over_target_vocabulary(logits), acceptance)
-            for guess in guesses:
-                guess.reading = guess.tokens[-1:] if guess.unfinished else ()
-        return [guess.draft() for guess in guesses]
+        width = max(_catch_up(row) for row, length in zip(batch.rows, lengths, strict=True) if length)
+        inputs = Inputs.of([_next(row, width) for row in batch.rows], [int(length > 0) for length in lengths])
+        drawing = Drawing(batch.rows, lengths)
+        for depth in range(max(lengths)):
+            slots = [slot for slot, length in enumerate(lengths) if length > depth]
+            logits = self._over_target_vocabulary(self.runner.advance(batch, inputs))
+            drawn = drawing.draw(logits, slots, acceptance)
+            if not self.asynchronous:
+                mx.eval(drawn)
+            counts = [int(length > depth + 1) for length in lengths]
+            inputs = Inputs(drawn[:, None], counts, counts)
+        return drawing.drafts()
 
-    def _extend(self, guesses: Sequence[_Guess], logits: mx.array, acceptance: Acceptance) -> None:
-        """Draw each draft's next token; under coupled acceptance, just as the target will draw its own."""
-        positions = [guess.position() for guess in guesses]
+    def _over_target_vocabulary(self, logits: mx.array) -> mx.array:
+        """The draft's logits over the target's vocabulary: the noise of a draw depends on its size."""
+        missing = self.target_vocab_size - logits.shape[-1]
+        if missing > 0:
+            return mx.pad(logits, [(0, 0), (0, missing)], constant_values=sampling.FORBIDDEN)
+        return logits[:, : self.target_vocab_size]
+
+
+class Drawing:
+    """Drafts as they grow: a column of tokens for each depth, on the device."""
+
+    def __init__(self, rows: Sequence[Row], lengths: Sequence[int]) -> None:
+        self.rows = rows
+        self.lengths = lengths
+        self.columns: list[mx.array] = []
+        # Those that the host has waited for.
+        self.read: list[list[int]] = []
+        self.log_q: list[list[mx.array]] = [[] for _ in rows]
+
+    def draw(self, logits: mx.array, slots: Sequence[int], acceptance: Acceptance) -> mx.array:
+        """The next token of the rows in these slots, from `[len(slots), vocab]` logits: a column `[rows]`.
+
+        Under coupled acceptance it is drawn just as the target will draw its own.
+        """
+        positions = [self.rows[slot].position(len(self.columns), self._known(slot)) for slot in slots]
         if acceptance == "rejection":
             positions = [replace(position, stream=DRAFT_STREAM) for position in positions]
-            self._record_distributions(guesses, logits, positions)
-        for guess, token in zip(guesses, sampling.as_ids(sampling.sample(logits, positions)), strict=True):
-            guess.tokens.append(token)
+            self._record_distributions(logits, slots, positions)
+            tokens = mx.maximum(mx.array(sampling.sample(logits, positions)), 0)
+        else:
+            # A guess may be wrong: it is not worth waiting to know whether it is.
+            tokens = sampling.Draw.of(logits, positions).tokens
+        if len(slots) < len(self.rows):
+            column = mx.zeros((len(self.rows),), dtype=mx.int32)
+            column[mx.array(list(slots))] = tokens
+            tokens = column
+        self.columns.append(tokens)
+        return tokens
 
-    def _record_distributions(self, guesses: Sequence[_Guess], logits: mx.array, positions: Sequence[Position]) -> None:
+    def _known(self, slot: int) -> tuple[int, ...]:
+        """A row's tokens so far, if what follows depends on them."""
+        if not self.rows[slot].reads_drafts:
+            return ()
+        self.read += [sampling.as_ids(column) for column in self.columns[len(self.read) :]]
+        return tuple(column[slot] for column in self.read)
+
+    def _record_distributions(self, logits: mx.array, slots: Sequence[int], positions: Sequence[Position]) -> None:
         """Keep the distributions that the sampled rows draw from; greedy rows draw from none."""
         drawn = [place for place, position in enumerate(positions) if not position.params.greedy]
         if not drawn:
@@ -93,14 +123,10 @@ class DraftModel(Drafter):
         normal = raw - mx.logsumexp(raw, axis=-1, keepdims=True)
         mx.eval(normal)
         for place, log_q in zip(drawn, normal, strict=True):
-            guesses[place].log_q.append(log_q)
+            self.log_q[slots[place]].append(log_q)
 
-    def _over_target_vocabulary(self, logits: mx.array) -> mx.array:
-        """The draft's logits over the target's vocabulary: the noise of a draw depends on its size."""
-        missing = self.target_vocab_size - logits.shape[-1]
-        if missing > 0:
-            return mx.pad(logits, [(0, 0), (0, missing)], constant_values=sampling.FORBIDDEN)
-        return logits[:, : self.target_vocab_size]
+    def drafts(self) -> Drafts:
+        return Drafts(self.lengths, mx.stack(self.columns, axis=1), self.log_q)
 
 
 def _forget_rejected(row: Row) -> None:

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.row import Row
+from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.settings import Acceptance
 
 if TYPE_CHECKING:
-    import mlx.core as mx
-
     from parallm_openai.engine.runner import ModelRunner
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Guessed tokens. `log_q` holds the distribution each was drawn from, `[vocab]` logarithms,
-    if acceptance needs it; a guess without one stands for certainty.
-    """
-
-    tokens: tuple[int, ...] = ()
-    log_q: tuple[mx.array, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-NO_DRAFT = Draft()
 
 
 class Drafter:
@@ -46,10 +28,10 @@ class Drafter:
         """How many tokens, up to `limit`, it could guess for a row: fewer only if that costs nothing to find out."""
         return limit
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
+    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
         """Up to `lengths[i]` tokens to follow the last one of the batch's i-th row.
 
         Under "coupled" acceptance sampled rows draw with the target's noise; under "rejection" with noise of their
         own, and their drafts carry `log_q`.
         """
-        return [NO_DRAFT] * len(batch.rows)
+        return Drafts.none(len(batch.rows))

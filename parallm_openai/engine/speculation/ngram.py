@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.row import Row
-from parallm_openai.engine.speculation.drafter import Draft, Drafter
+from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.settings import Acceptance
 
 LONGEST = 3
@@ -53,8 +54,8 @@ class NgramDrafter(Drafter):
     def available(self, row: Row, limit: int) -> int:
         return len(_lookup(row, limit))
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> list[Draft]:
-        return [Draft(_lookup(row, length)) for row, length in zip(batch.rows, lengths, strict=True)]
+    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
+        return Drafts.of([_lookup(row, length) for row, length in zip(batch.rows, lengths, strict=True)])
 
 
 def _lookup(row: Row, count: int) -> tuple[int, ...]:
