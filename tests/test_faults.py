@@ -14,7 +14,7 @@ from mlx_lm.models import llama
 from support import tiny
 from support.tiny import Run, Sums, draft_model, greedy, reference, seeded
 
-from parallm_openai.engine import sampling, scheduler, step, verification
+from parallm_openai.engine import ahead, sampling, scheduler, step, verification
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.engine.cache.prefix import PrefixCache
@@ -138,6 +138,21 @@ def assert_nothing_leaks(engine: EngineCore) -> None:
     later = Run(engine)
     later.add(request)
     assert later.finish().tokens[request.id] == reference(request)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [0, 3, 7])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(ahead, "advance"), (ahead, "_sent_off"), (ahead, "_arrived"), (ModelRunner, "forward"), (sampling.Draw, "ids")],
+)
+def test_a_failure_while_a_step_is_on_its_way_costs_at_most_one_row(owner: Any, name: str, call: int) -> None:
+    requests = [greedy([n + 1, n], 14) for n in range(3)] + [seeded([5, n], 18, n, top_p=0.9) for n in range(3)]
+    with failing(owner, name, nth_call(call), MemoryError("no memory")) as raised:
+        run = run_with_faults(requests, runs_ahead=True, use_speculative_decoding=False)
+    assert raised[0]
+    assert len(failed_of(run, requests)) <= raised[0]
+    assert_nothing_leaks(run.core)
 
 
 @pytest.mark.slow

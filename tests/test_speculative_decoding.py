@@ -59,6 +59,7 @@ requests = st.lists(
     cancel=st.booleans(),
     # A system prompt that all share: those that come later find it read.
     system=st.sampled_from([0, 0, 40]),
+    ahead=st.booleans(),
 )
 def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     drawn: list[tuple[list[int], SamplingParams, int]],
@@ -69,6 +70,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     chunk: int,
     cancel: bool,
     system: int,
+    ahead: bool,
 ) -> None:
     wanted = [Request((*range(system), *prompt), chosen) for prompt, chosen, _ in drawn]
     engine = tiny.core(
@@ -78,6 +80,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
         padding_limit=padding_limit,
         max_batch_size=batch,
         prefill_chunk=chunk,
+        runs_ahead=ahead,
     )
     if cancel:
         victim = greedy([1, 2, 3], 200)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from parallm_openai.engine.row import Computed, Row
+from parallm_openai.engine.cache.prefix import StoredRow
+from parallm_openai.engine.row import TARGET, Computed, Row
 
 if TYPE_CHECKING:
-    from parallm_openai.engine.cache.prefix import StoredRow
+    from parallm_openai.engine.ahead import Ahead
     from parallm_openai.engine.cache.protocol import BatchCache
     from parallm_openai.engine.speculation.draft_length import DraftLength
 
@@ -24,6 +25,8 @@ class Batch:
         self._make_caches = make_caches
         self.rows: list[Row] = []
         self.caches = make_caches()
+        # The next token of these rows, if the device is computing it already.
+        self.ahead: Ahead | None = None
 
     def append(self, row: Row, stored: Mapping[str, StoredRow] | None = None, length: int = 0) -> None:
         """Add a row that is in no batch, after the first `length` tokens of what is stored of a prefix, if any is."""
@@ -53,10 +56,26 @@ class Batch:
     def remove(self, row: Row) -> None:
         last = self.rows[-1]
         for role, cache in self.caches.items():
-            cache.remove_row(row.slot, last.computed[role].length)
+            cache.remove_row(row.slot, last.computed[role].length + self._in_flight(last, role))
         self.rows[row.slot], last.slot = last, row.slot
         self.rows.pop()
         row.batch, row.slot = None, -1
+        if not self.rows:
+            self.ahead = None
+
+    def _in_flight(self, row: Row, role: str) -> int:
+        """Tokens of a row that the device has sent off to compute, beyond what is committed."""
+        return int(role == TARGET and self.ahead is not None and row in self.ahead.rows)
+
+    def copy_of(self, row: Row) -> dict[str, StoredRow]:
+        """A copy of each cache's row, of those that hold it from its beginning and can copy it."""
+        copies: dict[str, StoredRow] = {}
+        for role, cache in self.caches.items():
+            length = min(row.computed[role].length, row.computed[TARGET].length)
+            copied = cache.copy_row(row.slot, length) if row.computed[role].start == 0 else None
+            if copied is not None:
+                copies[role] = StoredRow(copied, length)
+        return copies
 
     def reserve(self, rows: int) -> None:
         """Make room for so many rows at once."""
@@ -69,6 +88,7 @@ class Batch:
             row.batch, row.slot = None, -1
         self.rows = []
         self.caches = self._make_caches()
+        self.ahead = None
 
 
 @dataclass(eq=False)

@@ -39,6 +39,7 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         forward_tokens=forward_tokens(),
         prefill_tokens=prefill_tokens(),
         fast_width=fast_width(model.config),
+        runs_ahead=abilities.speculation and _on_gpu(),
     )
     return EngineCore(
         ModelRunner(model.model, TARGET, ragged=abilities.speculation, mask_axes=abilities.mask_axes),
@@ -62,5 +63,9 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     found = probe(draft.model, draft.vocab_size)
     if not found.speculation:
         raise UnsupportedModelError(f"{draft.name} cannot draft: its state cannot be rolled back")
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes, asynchronous=on_gpu)
+    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes, asynchronous=_on_gpu())
+
+
+def _on_gpu() -> bool:
+    """Whether the host and the device compute side by side; on a CPU they take the cores from each other."""
+    return bool(mx.default_device().type == mx.DeviceType.gpu)

@@ -38,10 +38,14 @@ class PromptForward:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """One draft, verification and commit of a bucket's decoding rows."""
+    """One draft, verification and commit of a bucket's decoding rows.
+
+    Or, if it runs `ahead`, one token for each, after the device has been sent off to compute the tokens after those.
+    """
 
     bucket: Bucket
     draft_lengths: Mapping[Row, int]
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,9 @@ class Row:
 
     request: Request
     tokens: list[int]
+    # How many tokens it may generate, and for how many the context has room.
     max_tokens: int
+    room: int
     stop_ids: frozenset[int]
     seed: int
     history: TokenHistory | None
@@ -89,6 +91,7 @@ class Row:
         return cls(
             request=request,
             tokens=list(request.prompt),
+            room=room,
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
             stop_ids=stop_ids,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
@@ -108,6 +111,12 @@ class Row:
     @property
     def remaining(self) -> int:
         return self.max_tokens - self.generated
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether its next two tokens can be drawn before the host has seen the first, and nothing else is wanted."""
+        in_context = self.generated + 1 < self.room
+        return in_context and not self.reads_drafts and self.request.params.logprobs is None
 
     @property
     def unread(self) -> int:

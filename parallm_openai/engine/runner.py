@@ -55,9 +55,12 @@ class ModelRunner:
             row.computed[self.role].length += count
         return logits
 
-    def forward(self, batch: Batch, inputs: Inputs) -> mx.array:
-        """Logits `[sum(inputs.wanted), vocab]` of the batch's first rows; commits nothing."""
-        lengths = [row.computed[self.role].length for row in batch.rows[: inputs.rows]]
+    def forward(self, batch: Batch, inputs: Inputs, in_flight: int = 0) -> mx.array:
+        """Logits `[sum(inputs.wanted), vocab]` of the batch's first rows; commits nothing.
+
+        The inputs come after what is committed and `in_flight` tokens that an earlier forward is computing.
+        """
+        lengths = [row.computed[self.role].length + in_flight for row in batch.rows[: inputs.rows]]
         if self.vocab_size is not None:
             inputs = replace(inputs, ids=mx.where(inputs.ids < self.vocab_size, inputs.ids, 0))
         return batch.caches[self.role].forward(inputs, lengths)

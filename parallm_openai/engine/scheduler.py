@@ -34,7 +34,7 @@ class ModelTraits:
     decode step's attention as much as one more forward does, `forward_tokens` how many more tokens cost a prefill as
     much, `prefill_tokens` how many prompt tokens a forward reads efficiently. `fast_width` is the most tokens a row
     that one forward computes cheaply, if kernels have such a bound: longer drafts are then made only if their length
-    is fixed.
+    is fixed. `runs_ahead` says whether plain steps are sent off before the host has seen the tokens of the last.
     """
 
     ragged: bool
@@ -42,6 +42,7 @@ class ModelTraits:
     forward_tokens: int
     prefill_tokens: int
     fast_width: int | None = None
+    runs_ahead: bool = False
 
 
 class Scheduler:
@@ -257,7 +258,12 @@ class Scheduler:
 
     def _decode(self, occupancy: Occupancy, config: EngineConfig) -> tuple[Decode, ...]:
         busy = [bucket for bucket in self.buckets if occupancy.decoding[bucket]]
-        return tuple(Decode(bucket, self._draft_lengths(bucket, occupancy, config)) for bucket in busy)
+        decode = []
+        for bucket in busy:
+            lengths = self._draft_lengths(bucket, occupancy, config)
+            ahead = self.traits.runs_ahead and not any(lengths.values()) and all(row.may_run_ahead for row in lengths)
+            decode.append(Decode(bucket, lengths, ahead))
+        return tuple(decode)
 
     def _draft_lengths(self, bucket: Bucket, occupancy: Occupancy, config: EngineConfig) -> dict[Row, int]:
         rows = occupancy.decoding[bucket]

@@ -23,6 +23,8 @@ class EngineStats:
         self.first_tokens = 0
         self.time_to_first_token = 0.0
         self.steps = 0
+        # How often a decode step waited for the device.
+        self.waits = 0
         self.rows = 0
         self.largest_batch = 0
         self.prompt_tokens = 0
@@ -38,10 +40,16 @@ class EngineStats:
         self.prompt_tokens += tokens
 
     def stepped(
-        self, drafted: Sequence[int], accepted: Sequence[int], draft_seconds: float, verify_seconds: float
+        self,
+        drafted: Sequence[int],
+        accepted: Sequence[int],
+        draft_seconds: float,
+        verify_seconds: float,
+        waits: int = 1,
     ) -> None:
         """Count one decode step: per row, how many tokens were drafted and how many of them accepted."""
         self.steps += 1
+        self.waits += waits
         self.rows += len(drafted)
         self.largest_batch = max(self.largest_batch, len(drafted))
         self.draft_seconds += draft_seconds
@@ -73,6 +81,7 @@ class EngineStats:
             "batching_stats": {
                 "total_batches": self.steps,
                 "avg_batch_size": _ratio(self.rows, self.steps),
+                "waits_per_step": _ratio(self.waits, self.steps),
                 "max_batch_size_seen": self.largest_batch,
                 "total_tokens": self.tokens,
                 "prompt_tokens": self.prompt_tokens,

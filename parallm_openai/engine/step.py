@@ -14,9 +14,9 @@ from itertools import accumulate
 
 import mlx.core as mx
 
-from parallm_openai.engine import sampling
+from parallm_openai.engine import ahead, sampling
 from parallm_openai.engine.batch import Batch, Bucket, Caches
-from parallm_openai.engine.cache.prefix import Prefix, StoredRow
+from parallm_openai.engine.cache.prefix import Prefix
 from parallm_openai.engine.plan import Admission, Decode, PromptForward
 from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.row import DRAFT, TARGET, Row, describe
@@ -25,7 +25,7 @@ from parallm_openai.engine.scheduler import ModelTraits, Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.stats import EngineStats
-from parallm_openai.engine.verification import Verification, first_tokens, verify
+from parallm_openai.engine.verification import Verification, first_tokens, score_prompt, verify
 from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
@@ -134,8 +134,10 @@ class EngineCore:
             config = self.config
             self.scheduler.prefixes.evict_to(config.prefix_cache_tokens)
             plan = self.scheduler.plan(config)
+            if plan.preempt or plan.moves:
+                self._catch_up()
             if plan.preempt:
-                self._preempt(plan.preempt)
+                self._preempt([row for row in plan.preempt if row.batch is not None])
             for admission in plan.admit:
                 self._admit(admission)
             for forward in plan.prefill:
@@ -210,18 +212,10 @@ class EngineCore:
         for row, chunk, end in zip(rows, chunks, accumulate(wanted), strict=True):
             self.stats.prefilled(len(chunk))
             if row.scores_prompt:
-                self._score_prompt(row, logits[end - len(chunk) : end])
+                row.prompt_logprobs += score_prompt(row, logits[end - len(chunk) : end])
             if not row.unread:
                 places[row] = end - 1
         self._sample_first(places, logits)
-
-    def _score_prompt(self, row: Row, logits: mx.array) -> None:
-        """Log-probabilities of what follows the prompt's newest tokens, whose logits are given."""
-        start = row.computed[TARGET].length - logits.shape[0]
-        following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
-        tops = [row.request.params.prompt_logprobs or 0] * len(following)
-        if following:
-            row.prompt_logprobs += sampling.token_logprobs(logits[: len(following)], following, tops)
 
     def _sample_first(self, places: Mapping[Row, int], logits: mx.array) -> None:
         """Rows have computed their prompts; `places` says which of the logits follow them."""
@@ -258,23 +252,52 @@ class EngineCore:
     # Decode
 
     def _decode(self, decode: Decode, config: EngineConfig) -> None:
-        batch, draft_length = decode.bucket.decoding, decode.bucket.draft_length
+        batch = decode.bucket.decoding
         if not batch.rows:
             return
         with self._shared_by(batch.rows):
-            started = time.perf_counter()
-            context = max(row.computed[TARGET].length for row in batch.rows)
-            lengths = [min(decode.draft_lengths.get(row, 0), row.remaining - 1) for row in batch.rows]
-            drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance)
-            drafted_at = time.perf_counter()
-            verified = verify(self.target, batch, drafts, config.speculative_acceptance)
-            draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
-            drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
-            self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds)
-            draft_length.learn(batch.rows, drafted, accepted, context, draft_seconds, verify_seconds)
-            for row in batch.rows:
-                row.cleared, row.suspect = row.suspect, False
-            self._commit_all(verified)
+            if decode.ahead or batch.ahead is not None:
+                self._decode_ahead(decode)
+            else:
+                self._speculate(decode, config)
+
+    def _speculate(self, decode: Decode, config: EngineConfig) -> None:
+        """Draft, if the plan says so, and verify."""
+        batch, draft_length = decode.bucket.decoding, decode.bucket.draft_length
+        started = time.perf_counter()
+        context = max(row.computed[TARGET].length for row in batch.rows)
+        lengths = [min(decode.draft_lengths.get(row, 0), row.remaining - 1) for row in batch.rows]
+        drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance)
+        drafted_at = time.perf_counter()
+        verified = verify(self.target, batch, drafts, config.speculative_acceptance)
+        draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
+        drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
+        self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds, drafts.waits + 1)
+        draft_length.learn(batch.rows, drafted, accepted, context, draft_seconds, verify_seconds)
+        self._commit_decoded(verified)
+
+    def _decode_ahead(self, decode: Decode) -> None:
+        """Commit the tokens that are on their way, after the next ones have been sent off."""
+        batch, draft_length = decode.bucket.decoding, decode.bucket.draft_length
+        started, rows, steady = time.perf_counter(), list(batch.rows), batch.ahead is not None and decode.ahead
+        context = max(row.computed[TARGET].length for row in rows)
+        verified = ahead.advance(self.target, batch, decode.ahead)
+        seconds, none = time.perf_counter() - started, [0] * len(verified)
+        self.stats.stepped(none, none, 0.0, seconds)
+        if steady and len(verified) == len(rows):
+            draft_length.learn(rows, none, none, context, 0.0, seconds)
+        self._commit_decoded(verified)
+
+    def _catch_up(self) -> None:
+        """Commit whatever is on its way: rows are about to leave their batches."""
+        for batch in [bucket.decoding for bucket in self.scheduler.buckets]:
+            with self._shared_by(batch.rows):
+                self._commit_decoded(ahead.finish(batch))
+
+    def _commit_decoded(self, verified: Sequence[Verification]) -> None:
+        for row in [each.row for each in verified]:
+            row.cleared, row.suspect = row.suspect, False
+        self._commit_all(verified)
 
     def _commit_all(self, verified: Sequence[Verification]) -> None:
         for ended in [each.row for each in verified if self._commit(each)]:
@@ -338,8 +361,9 @@ class EngineCore:
         prefixes, budget, tokens = self.scheduler.prefixes, self.config.prefix_cache_tokens, row.computed_tokens
         if not prefixes.should_store(tokens, row.blocks, budget):
             return
+        assert row.batch is not None
         try:
-            stored = self._copies(row)
+            stored = row.batch.copy_of(row)
         except Exception as error:
             # The rows that run need the memory more.
             log.warning("a prefix could not be stored (%s); those stored are evicted", describe(error))
@@ -347,17 +371,6 @@ class EngineCore:
             return
         if TARGET in stored:
             prefixes.store(Prefix.of(tokens, row.blocks, stored), budget)
-
-    def _copies(self, row: Row) -> dict[str, StoredRow]:
-        """A copy of each cache's row, of those that hold it from its beginning and can copy it."""
-        copies: dict[str, StoredRow] = {}
-        assert row.batch is not None
-        for role, cache in row.batch.caches.items():
-            length = min(row.computed[role].length, row.computed[TARGET].length)
-            copied = cache.copy_row(row.slot, length) if row.computed[role].start == 0 else None
-            if copied is not None:
-                copies[role] = StoredRow(copied, length)
-        return copies
 
     # Failures
 

@@ -98,3 +98,11 @@ def _score(verifications: Sequence[Verification], logits: mx.array) -> None:
             each.logprobs = sampling.token_logprobs(logits[own], tokens, [top] * len(tokens))
         except Exception as error:
             each.row.fail(error)
+
+
+def score_prompt(row: Row, logits: mx.array) -> list[TokenLogprob]:
+    """Log-probabilities of what follows the newest tokens of a prompt, whose logits `[tokens, vocab]` are given."""
+    start = row.computed[TARGET].length - logits.shape[0]
+    following = row.tokens[start + 1 : start + 1 + logits.shape[0]]
+    tops = [row.request.params.prompt_logprobs or 0] * len(following)
+    return sampling.token_logprobs(logits[: len(following)], following, tops) if following else []

@@ -126,13 +126,14 @@ def core(
     forward_tokens: int = 4,
     prefill_tokens: int = 256,
     fast_width: int | None = None,
+    runs_ahead: bool = False,
     **settings: object,
 ) -> EngineCore:
     return EngineCore(
         ModelRunner(target or model(), TARGET, ragged=ragged),
         make_drafter(),
         EngineConfig.model_validate(settings),
-        ModelTraits(ragged, padding_limit, forward_tokens, prefill_tokens, fast_width),
+        ModelTraits(ragged, padding_limit, forward_tokens, prefill_tokens, fast_width, runs_ahead),
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
     )

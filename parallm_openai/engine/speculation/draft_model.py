@@ -63,7 +63,7 @@ class DraftModel(Drafter):
             logits = self._over_target_vocabulary(self.runner.advance(batch, inputs))
             drawn = drawing.draw(logits, slots, acceptance)
             if not self.asynchronous:
-                mx.eval(drawn)
+                drawing.wait()
             counts = [int(length > depth + 1) for length in lengths]
             inputs = Inputs(drawn[:, None], counts, counts)
         return drawing.drafts()
@@ -85,6 +85,7 @@ class Drawing:
         self.columns: list[mx.array] = []
         # Those that the host has waited for.
         self.read: list[list[int]] = []
+        self.waits = 0
         self.log_q: list[list[mx.array]] = [[] for _ in rows]
 
     def draw(self, logits: mx.array, slots: Sequence[int], acceptance: Acceptance) -> mx.array:
@@ -96,6 +97,7 @@ class Drawing:
         if acceptance == "rejection":
             positions = [replace(position, stream=DRAFT_STREAM) for position in positions]
             self._record_distributions(logits, slots, positions)
+            self.waits += 1
             tokens = mx.maximum(mx.array(sampling.sample(logits, positions)), 0)
         else:
             # A guess may be wrong: it is not worth waiting to know whether it is.
@@ -111,8 +113,14 @@ class Drawing:
         """A row's tokens so far, if what follows depends on them."""
         if not self.rows[slot].reads_drafts:
             return ()
-        self.read += [sampling.as_ids(column) for column in self.columns[len(self.read) :]]
+        if len(self.read) < len(self.columns):
+            self.wait()
         return tuple(column[slot] for column in self.read)
+
+    def wait(self) -> None:
+        """Wait until the device has drawn what has been asked for."""
+        self.waits += 1
+        self.read += [sampling.as_ids(column) for column in self.columns[len(self.read) :]]
 
     def _record_distributions(self, logits: mx.array, slots: Sequence[int], positions: Sequence[Position]) -> None:
         """Keep the distributions that the sampled rows draw from; greedy rows draw from none."""
@@ -126,7 +134,7 @@ class Drawing:
             self.log_q[slots[place]].append(log_q)
 
     def drafts(self) -> Drafts:
-        return Drafts(self.lengths, mx.stack(self.columns, axis=1), self.log_q)
+        return Drafts(self.lengths, mx.stack(self.columns, axis=1), self.log_q, self.waits)
 
 
 def _forget_rejected(row: Row) -> None:

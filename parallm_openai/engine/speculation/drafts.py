@@ -19,12 +19,14 @@ class Drafts:
 
     `ids` `[rows, longest]` holds them, padded, if a device computes them: they can be verified before anybody on the
     host knows them. `log_q` holds for each row the distributions that its tokens were drawn from, `[vocab]` logarithms,
-    if acceptance needs those; a guess without one stands for certainty.
+    if acceptance needs those; a guess without one stands for certainty. `waits` counts how often the host waited for
+    the device meanwhile.
     """
 
     lengths: Sequence[int]
     ids: mx.array | None = None
     log_q: Sequence[Sequence[mx.array]] = field(default_factory=list)
+    waits: int = 0
 
     @classmethod
     def of(cls, tokens: Sequence[Sequence[int]]) -> Drafts:
