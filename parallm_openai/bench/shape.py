@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,10 +10,12 @@ from parallm_openai.settings import Flag, Settings
 
 # Every byte is an entry, and so are the special tokens and a few merges.
 LEAST_VOCABULARY = 300
+# The largest of well-known models; the made-up words last for more.
+MOST_VOCABULARY = 262_144
 
 
 class PairShape(Settings):
-    """Sizes of a target and its draft, and how often the draft guesses the target's greedy token."""
+    """Sizes of a target and its draft, how often the draft guesses its greedy token, and how sure the target is."""
 
     has_variables: ClassVar[bool] = False
 
@@ -22,13 +24,19 @@ class PairShape(Settings):
     ffn: Annotated[int, Flag("Made model")] = Field(2048, ge=1, description="Size of the feed-forward layers.")
     heads: Annotated[int, Flag("Made model")] = Field(12, ge=1, description="Attention heads.")
     vocab: Annotated[int, Flag("Made model")] = Field(
-        4096, ge=LEAST_VOCABULARY, description="Entries of the vocabulary."
+        4096, ge=LEAST_VOCABULARY, le=MOST_VOCABULARY, description="Entries of the vocabulary."
     )
     draft_layers: Annotated[int, Flag("Made model")] = Field(
         2, ge=1, description="Layers of the draft; fewer than the target's."
     )
     agreement: Annotated[float, Flag("Made model")] = Field(
         0.9, ge=0, le=1, description="The share of greedy tokens that the draft is to guess."
+    )
+    sharpness: Annotated[float, Flag("Made model")] = Field(
+        0.5, ge=0.01, le=0.95, description="The mean probability that the target's likeliest token is to have."
+    )
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"], Flag("Made model")] = Field(
+        "float32", description="Type of the numbers that are written."
     )
     seed: Annotated[int, Flag("Made model")] = Field(0, description="Seed of the weights, and of the prompts.")
 

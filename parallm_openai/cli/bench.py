@@ -5,107 +5,32 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING
 
-from pydantic import BeforeValidator, Field, field_validator
 from rich.console import Console
 
-from parallm_openai.bench.load import Load
-from parallm_openai.bench.report import Series, as_json, plot, table
+from parallm_openai.bench.report import Series, as_json, plot, tables
 from parallm_openai.bench.rounds import measure
+from parallm_openai.bench.servers import HttpTarget, first_model, own_server, peer
 from parallm_openai.bench.shape import PairShape
-from parallm_openai.bench.targets import BenchError, Target, first_model, own_server, peer
+from parallm_openai.bench.targets import BenchError, Target
+from parallm_openai.cli.bench_settings import PLOT_NEEDS, LoadSettings, OutputSettings, TargetSettings
 from parallm_openai.cli.command import with_settings
-from parallm_openai.cli.failure import fail
+from parallm_openai.cli.failure import explained, fail
+from parallm_openai.cli.loading import load_draft, load_model
 from parallm_openai.cpu import prepare
-from parallm_openai.settings import Flag, NonEmpty, Repeatable, Settings, by_commas
+from parallm_openai.settings import DraftSettings, ModelSettings
+
+if TYPE_CHECKING:
+    from parallm_openai.bench.in_process import InProcessTarget
 
 MODES = {
     "plain": {"use_speculative_decoding": "false"},
     "speculative": {"use_speculative_decoding": "true"},
 }
-PLOT_NEEDS = "needs matplotlib: pip install '.[bench]'"
 console = Console()
-
-
-class TargetSettings(Settings):
-    """Which servers to measure."""
-
-    has_variables: ClassVar[bool] = False
-
-    model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder or hub id")] = Field(
-        None, description="The model to serve; the bundled demo model if not given."
-    )
-    draft_model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder or hub id")] = Field(
-        None, description="A draft model with the same tokenizer."
-    )
-    url: Annotated[NonEmpty | None, Flag("Servers", kind="a URL")] = Field(
-        None, description="Measure our server that runs there, instead of starting one."
-    )
-    peers: Annotated[Repeatable, Flag("Servers", name="peer", kind="NAME=URL or NAME=URL#MODEL", repeatable=True)] = (
-        Field((), description="Another server to measure as well, which must be running; repeatable.")
-    )
-    make_model: Annotated[Path | None, Flag("Servers", kind="a folder")] = Field(
-        None, description="Write a random-weight pair of models there, and measure it if no other model is given."
-    )
-    make_only: Annotated[bool, Flag("Servers")] = Field(False, description="Make the model and stop.")
-
-
-Numbers = BeforeValidator(by_commas)
-
-
-class LoadSettings(Settings):
-    """What to send, and how often."""
-
-    has_variables: ClassVar[bool] = False
-
-    concurrency: Annotated[tuple[int, ...], Numbers, Flag("Load", kind="whole numbers, by commas")] = Field(
-        (1, 8, 16), min_length=1, description="How many requests to have running at a time."
-    )
-    requests: Annotated[int, Flag("Load")] = Field(
-        2, ge=1, description="Requests per round, for each one that runs at a time."
-    )
-    max_tokens: Annotated[int, Flag("Load")] = Field(
-        Load.max_tokens, ge=2, description="Tokens to generate per request."
-    )
-    prompt_words: Annotated[tuple[int, int], Numbers, Flag("Load", kind="two whole numbers, by a comma")] = Field(
-        Load.prompt_words, description="The least and the most words of a prompt."
-    )
-    temperature: Annotated[float, Flag("Load")] = Field(
-        Load.temperature, ge=0, le=2, description="Temperature of the requests."
-    )
-    rate: Annotated[float | None, Flag("Load")] = Field(
-        Load.rate, ge=0.01, description="Send so many requests per second, however many are running (an open loop)."
-    )
-    rounds: Annotated[int, Flag("Load")] = Field(3, ge=1, description="How often to measure everything, in turn.")
-
-    @field_validator("concurrency")
-    @classmethod
-    def _some(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-        if min(levels) < 1:
-            raise ValueError("at least one request must run at a time")
-        return levels
-
-    @field_validator("prompt_words")
-    @classmethod
-    def _ordered(cls, words: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= words[0] <= words[1]:
-            raise ValueError("the first number must be at least 1, and the second no smaller than the first")
-        return words
-
-
-class OutputSettings(Settings):
-    """Where to write the results, besides the table."""
-
-    has_variables: ClassVar[bool] = False
-
-    json_file: Annotated[Path | None, Flag("Output", name="json", kind="a file")] = Field(
-        None, description="Write all figures there."
-    )
-    plot_file: Annotated[Path | None, Flag("Output", name="plot", kind="a .svg or .png file")] = Field(
-        None, description=f"Draw the throughput there; {PLOT_NEEDS}."
-    )
 
 
 @with_settings()
@@ -115,29 +40,63 @@ def bench(servers: TargetSettings, load: LoadSettings, output: OutputSettings, s
         # What can fail soon comes before what takes long.
         if output.plot_file is not None and importlib.util.find_spec("matplotlib") is None:
             raise BenchError(f"--plot {PLOT_NEEDS}")
-        peers = [peer(spec) for spec in servers.peers]
-        model, draft_model = servers.model, servers.draft_model
+        peers = _peers(servers.peers)
         if servers.make_model is not None:
             _make(servers.make_model, shape)
             if servers.make_only:
                 return
-            model = model or str(servers.make_model / "target")
-            draft_model = draft_model or str(servers.make_model / "draft")
         with ExitStack() as stack:
-            arguments = _arguments(model, draft_model, max(load.concurrency))
-            address = servers.url or stack.enter_context(own_server(arguments))
-            series = _measured([*_own(address.rstrip("/")), *peers], load, shape.seed)
+            targets = _targets(servers, peers, max(load.concurrency), stack)
+            series = measure(
+                targets,
+                load.concurrency,
+                load.samplings,
+                load.load(shape.seed),
+                requests=load.requests,
+                rounds=load.rounds,
+                say=lambda text: console.print(text, style="dim"),
+            )
         _report(series, load, output)
     except (BenchError, ValueError, OSError) as error:
         fail(str(error))
+
+
+def _peers(specs: Sequence[str]) -> list[HttpTarget]:
+    found = [peer(spec) for spec in specs]
+    names = [*MODES, *(each.name for each in found)]
+    for name in names:
+        if names.count(name) > 1:
+            raise BenchError(f"--peer: more than one server would be called {name}")
+    return found
 
 
 def _make(folder: Path, shape: PairShape) -> None:
     prepare()
     from parallm_openai.bench.make_model import make_pair
 
-    measured = make_pair(folder, shape)
-    console.print(f"{folder}: a pair whose draft agrees with {measured:.0%} of the target's greedy tokens")
+    made = make_pair(folder, shape)
+    console.print(f"{folder}: a pair whose draft agrees with {made.agreement:.0%} of the target's greedy tokens")
+    console.print(
+        f"at temperature 1, the likeliest token has a probability of {made.top_probability:.2f} on average, "
+        f"and target and draft share {made.overlap:.0%}"
+    )
+
+
+def _targets(servers: TargetSettings, peers: Sequence[HttpTarget], rows: int, stack: ExitStack) -> list[Target]:
+    """All that is measured, in each way that answers may come; the stack ends what is started."""
+    model, draft_model = servers.model, servers.draft_model
+    if servers.make_model is not None:
+        model = model or str(servers.make_model / "target")
+        draft_model = draft_model or str(servers.make_model / "draft")
+    targets: list[Target] = []
+    http = [way for way in servers.ways if way != "in-process"]
+    if http:
+        address = servers.url or stack.enter_context(own_server(_arguments(model, draft_model, rows)))
+        ours = _own(address.rstrip("/"))
+        targets += [replace(target, way=way) for way in http for target in (*ours, *peers)]
+    if "in-process" in servers.ways:
+        targets += _in_process(model, draft_model, rows, stack)
+    return targets
 
 
 def _arguments(model: str | None, draft_model: str | None, rows: int) -> list[str]:
@@ -150,36 +109,28 @@ def _arguments(model: str | None, draft_model: str | None, rows: int) -> list[st
     return arguments
 
 
-def _own(url: str) -> list[Target]:
+def _own(url: str) -> list[HttpTarget]:
     name = first_model(url)
     extra = {"ignore_eos": True}
-    return [Target(mode, url, name, settings, extra) for mode, settings in MODES.items()]
+    return [HttpTarget(mode, url, name, settings, extra) for mode, settings in MODES.items()]
 
 
-def _measured(targets: Sequence[Target], settings: LoadSettings, seed: int) -> list[Series]:
-    load = Load(
-        "",
-        0,
-        rate=settings.rate,
-        max_tokens=settings.max_tokens,
-        prompt_words=settings.prompt_words,
-        temperature=settings.temperature,
-        seed=seed,
-    )
-    return measure(
-        targets,
-        settings.concurrency,
-        load,
-        requests=settings.requests,
-        rounds=settings.rounds,
-        say=lambda text: console.print(text, style="dim"),
-    )
+def _in_process(model: str | None, draft_model: str | None, rows: int, stack: ExitStack) -> list[InProcessTarget]:
+    prepare()
+    from parallm_openai.bench.in_process import InProcessTarget, local_engine
+
+    settings = ModelSettings(model=model)
+    draft = load_draft(settings, DraftSettings(draft_model=draft_model))
+    with explained():
+        local = stack.enter_context(local_engine(load_model(settings), draft, rows))
+    return [InProcessTarget(mode, local, changes) for mode, changes in MODES.items()]
 
 
 def _report(series: Sequence[Series], load: LoadSettings, output: OutputSettings) -> None:
-    console.print(table(series, series[0]))
+    for table in tables(series):
+        console.print(table, "")
     if output.json_file is not None:
-        shown = load.model_dump(mode="json", include={"max_tokens", "prompt_words", "temperature", "rate"})
-        output.json_file.write_text(as_json(series, shown))
+        shown = {"max_tokens", "prompt_words", "long_prompts", "long_words", "rate"}
+        output.json_file.write_text(as_json(series, load.model_dump(mode="json", include=shown)))
     if output.plot_file is not None:
         plot(series, output.plot_file)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from parallm_openai.bench.shape import PairShape
-from parallm_openai.cli.bench import LoadSettings, OutputSettings, TargetSettings
+from parallm_openai.cli.bench_settings import LoadSettings, OutputSettings, TargetSettings
 from parallm_openai.cli.generate import PromptSettings, SamplingSettings
 from parallm_openai.cli.options import Option, options_of
 from parallm_openai.settings import ConfigFile, DraftSettings, EngineConfig, ModelSettings, ServerSettings, Settings

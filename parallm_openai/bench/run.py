@@ -1,0 +1,72 @@
+"""One run of a load on a target: closed loop (so many at a time) or open loop (so many a second)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+from parallm_openai.bench.load import Load, Request
+from parallm_openai.bench.samples import Measurement, Sample
+from parallm_openai.bench.targets import Client, RequestFailed, Target
+
+
+def run_load(target: Target, load: Load) -> Measurement:
+    """Send the load to the target and wait for its end."""
+    return asyncio.run(_run(target, load))
+
+
+async def _run(target: Target, load: Load) -> Measurement:
+    requests = load.requests()
+    samples = [Sample(long=request.long) for request in requests]
+    async with target.client() as client:
+        began, worked = time.perf_counter(), time.process_time()
+        if load.rate is None:
+            await _closed_loop(client, requests, samples, load.concurrency)
+        else:
+            await _open_loop(client, requests, samples, load)
+        seconds, client_seconds = time.perf_counter() - began, time.process_time() - worked
+    return Measurement.of(samples, seconds, None if target.shares_process else client_seconds)
+
+
+async def _closed_loop(
+    client: Client, requests: Sequence[Request], samples: Sequence[Sample], concurrency: int
+) -> None:
+    """A long prompt waits until all sent before it are being answered, so that it meets running streams.
+
+    What has been sent is being answered or has ended at some time, so nothing waits for ever.
+    """
+    places = iter(range(len(requests)))
+
+    async def worker() -> None:
+        for place in places:
+            if requests[place].long and client.streams:
+                for earlier in samples[:place]:
+                    if not earlier.long:
+                        await earlier.begun.wait()
+            await _send(client, requests[place], samples[place])
+
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
+
+
+async def _open_loop(client: Client, requests: Sequence[Request], samples: Sequence[Sample], load: Load) -> None:
+    """Requests at random times, `rate` a second on average, however busy the server is."""
+    assert load.rate is not None
+    rng = random.Random(load.seed)
+    tasks: list[asyncio.Task[None]] = []
+    for request, sample in zip(requests, samples, strict=True):
+        if tasks:
+            await asyncio.sleep(rng.expovariate(load.rate))
+        tasks.append(asyncio.create_task(_send(client, request, sample)))
+    await asyncio.gather(*tasks)
+
+
+async def _send(client: Client, request: Request, sample: Sample) -> None:
+    sample.start()
+    try:
+        await client.answer(request, sample)
+    except RequestFailed as error:
+        sample.end(str(error))
+    else:
+        sample.end()
