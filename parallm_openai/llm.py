@@ -112,7 +112,7 @@ class _Sequence:
 class LLM:
     """A model with an engine of its own.
 
-    `model` and `draft_model` are folders, hub ids or loaded models (`draft_model` may also be
+    `model` and `draft_model` are folders, GGUF files, hub ids or loaded models (`draft_model` may also be
     "ngram"); further keywords are fields of `EngineConfig`. Raises ModelLoadError or
     UnsupportedModelError. Use it as a context manager, or `close` it, to free the engine's thread.
     """

@@ -103,7 +103,7 @@ class ConfigFile(Settings):
 class ModelSettings(Settings):
     """Which model to load, and how."""
 
-    model: Annotated[NonEmpty | None, Flag("Model", kind="a folder or hub id")] = Field(
+    model: Annotated[NonEmpty | None, Flag("Model", kind="a folder, GGUF file or hub id")] = Field(
         None, description="The model, quantised or not; the bundled demo model if not given."
     )
     adapter_path: Annotated[NonEmpty | None, Flag("Model", kind="a folder")] = Field(
@@ -115,7 +115,7 @@ class ModelSettings(Settings):
 class DraftSettings(Settings):
     """What guesses tokens for the model to verify."""
 
-    draft_model: Annotated[NonEmpty | None, Flag("Speculation", kind="a folder or hub id")] = Field(
+    draft_model: Annotated[NonEmpty | None, Flag("Speculation", kind="a folder, GGUF file or hub id")] = Field(
         None,
         description="A smaller model with the same tokenizer, which drafts. The bundled model has one of its own.",
     )

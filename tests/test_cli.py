@@ -96,8 +96,8 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
         (["--host", ""], 2, "--host: must not be empty"),
         (["--draft", "model"], 2, "a draft model is --draft-model"),
         (["--draft", "ngram", "--draft-model", "x"], 2, "give either --draft or --draft-model, not both"),
-        (["--model", "/no/such/model"], 1, "there is no model folder /no/such/model"),
-        (["--draft-model", "/no/such/draft"], 1, "there is no model folder /no/such/draft"),
+        (["--model", "/no/such/model"], 1, "there is no model folder or file /no/such/model"),
+        (["--draft-model", "/no/such/draft"], 1, "there is no model folder or file /no/such/draft"),
         (["--host", "no-such-host.invalid"], 1, "cannot listen on no-such-host.invalid"),
     ],
 )

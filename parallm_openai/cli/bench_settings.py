@@ -22,10 +22,10 @@ class TargetSettings(Settings):
 
     has_variables: ClassVar[bool] = False
 
-    model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder or hub id")] = Field(
+    model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder, GGUF file or hub id")] = Field(
         None, description="The model to serve; the bundled demo model if not given."
     )
-    draft_model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder or hub id")] = Field(
+    draft_model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder, GGUF file or hub id")] = Field(
         None, description="A draft model with the same tokenizer."
     )
     url: Annotated[NonEmpty | None, Flag("Servers", kind="a URL")] = Field(

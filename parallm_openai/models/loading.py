@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 
 from parallm_openai.cpu import prepare
 from parallm_openai.models.chat_template import missed_chat_template
+from parallm_openai.models.gguf.finding import GgufError, gguf_file, is_gguf
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -109,32 +110,29 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LoadedModel:
-    """Load a local folder or a hub id; on a plain CPU dequantised and in float32.
+    """Load a local folder, a GGUF file or a hub id; on a plain CPU dequantised and in float32.
 
     Prepares the process for that CPU first (`parallm_openai.prepare`). Raises ModelLoadError if there is no such
     model, no network for one that is not cached, a file is missing or broken, or mlx-lm does not know the architecture.
     """
     prepare()
-    # These import mlx, which must not come before.
-    from mlx_lm.utils import load_tokenizer
-
+    # This imports mlx, which must not come before.
     from parallm_openai.models import weights
 
     path = _find(str(path_or_id), revision)
-    _check_files(path)
     adapter = None if adapter_path is None else Path(adapter_path).expanduser()
     if adapter is not None:
         _check_adapter(adapter)
     try:
-        model, config = weights.read(path, adapter, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise ModelLoadError(f"{path_or_id} cannot be loaded: {_sentence(error)}") from error
-    try:
-        tokenizer = load_tokenizer(
-            path, _tokenizer_options(path, trust_remote_code), eos_token_ids=_configured_eos(config)
-        )
-    except Exception as error:
-        raise ModelLoadError(f"the tokenizer of {path_or_id} cannot be loaded: {_sentence(error)}") from error
+        gguf = gguf_file(path)
+    except GgufError as error:
+        raise ModelLoadError(str(error)) from error
+    if gguf is not None:
+        path = gguf
+        model, config, tokenizer = _read_gguf(path, adapter)
+    else:
+        _check_files(path)
+        model, config, tokenizer = _read_folder(path, adapter, str(path_or_id), trust_remote_code)
     try:
         if weights.on_plain_cpu():
             model = weights.for_cpu(model)
@@ -145,6 +143,40 @@ def load(
     if weights.on_plain_cpu():
         weights.use_huge_pages(model)
     return loaded
+
+
+def _read_folder(
+    path: Path, adapter: Path | None, named: str, trust_remote_code: bool
+) -> tuple[nn.Module, dict[str, Any], TokenizerWrapper]:
+    from mlx_lm.utils import load_tokenizer
+
+    from parallm_openai.models import weights
+
+    try:
+        model, config = weights.read(path, adapter, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ModelLoadError(f"{named} cannot be loaded: {_sentence(error)}") from error
+    try:
+        tokenizer = load_tokenizer(
+            path, _tokenizer_options(path, trust_remote_code), eos_token_ids=_configured_eos(config)
+        )
+    except Exception as error:
+        raise ModelLoadError(f"the tokenizer of {named} cannot be loaded: {_sentence(error)}") from error
+    return model, config, tokenizer
+
+
+def _read_gguf(path: Path, adapter: Path | None) -> tuple[nn.Module, dict[str, Any], TokenizerWrapper]:
+    """The same from a GGUF file. Weights come last: by then nothing else can be refused."""
+    from parallm_openai.models import weights
+    from parallm_openai.models.gguf.checkpoint import open_checkpoint
+
+    try:
+        checkpoint = open_checkpoint(path)
+        tokenizer = checkpoint.tokenizer()
+        model = checkpoint.model(dequantised=weights.on_plain_cpu())
+        return weights.adapted(model, adapter), checkpoint.config, tokenizer
+    except Exception as error:
+        raise ModelLoadError(f"{path} cannot be loaded: {_sentence(error)}") from error
 
 
 @cache
@@ -165,14 +197,17 @@ def _tokenizer_options(path: Path, trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _find(path_or_id: str, revision: str | None) -> Path:
-    """The model's folder: a local one, else the hub's, else what the hub's cache has."""
+    """The model's folder or GGUF file: a local one, else the hub's, else what the hub's cache has."""
     path = Path(path_or_id).expanduser()
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         return path
     if path.exists():
-        raise ModelLoadError(f"{path_or_id} is a file; a model is a folder with config.json and *.safetensors")
-    if path_or_id.count("/") > 1 or path_or_id.startswith((".", "/", "~")):
-        raise ModelLoadError(f"there is no model folder {path_or_id}")
+        raise ModelLoadError(
+            f"{path_or_id} is a file, but not in GGUF; a model is a folder with config.json and *.safetensors, "
+            "or a GGUF file"
+        )
+    if path_or_id.count("/") > 1 or path_or_id.startswith((".", "/", "~")) or path_or_id.endswith(".gguf"):
+        raise ModelLoadError(f"there is no model folder or file {path_or_id}")
     try:
         return _snapshot(path_or_id, revision)
     except HFValidationError as error:
@@ -285,6 +320,8 @@ def _scaled_context(config: dict[str, Any]) -> int:
 
 
 def _served_name(path_or_id: str, path: Path) -> str:
+    if path.is_file():
+        return path.name.removesuffix(".gguf")
     return path.resolve().name if Path(path_or_id).expanduser().is_dir() else path_or_id
 
 

@@ -25,10 +25,15 @@ def on_plain_cpu() -> bool:
 def read(folder: Path, adapter: Path | None, *, trust_remote_code: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The model in the folder, with its adapter, and its config. Nothing is evaluated yet."""
     model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+    return adapted(model, adapter), config
+
+
+def adapted(model: nn.Module, adapter: Path | None) -> nn.Module:
+    """The model with the LoRA adapter in a folder, or as it is."""
     if adapter is not None:
         model = load_adapters(model, str(adapter))
         model.eval()
-    return model, config
+    return model
 
 
 def for_cpu(model: nn.Module) -> nn.Module:
