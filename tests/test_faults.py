@@ -60,7 +60,7 @@ STAGES: list[tuple[Any, str]] = [
     (EngineCore, "_sample_first"),
     (verification, "accepted_count"),
     (EngineCore, "_start_decoding"),
-    (EngineCore, "_commit"),
+    (step, "commit"),
     (EngineCore, "_free"),
     (sampling, "sample"),
     (sampling.Draw, "ids"),

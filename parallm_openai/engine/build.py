@@ -15,6 +15,7 @@ from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
+from parallm_openai.engine.warm_up import warm_up
 from parallm_openai.models.kernels import fast_width, forward_tokens, prefill_tokens
 from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
 from parallm_openai.settings import EngineConfig
@@ -41,7 +42,7 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         fast_width=fast_width(model.config),
         runs_ahead=abilities.speculation and _on_gpu(),
     )
-    return EngineCore(
+    core = EngineCore(
         ModelRunner(model.model, TARGET, ragged=abilities.speculation, mask_axes=abilities.mask_axes),
         _drafter(model, abilities, draft),
         config,
@@ -49,6 +50,8 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         context_length=model.context_length,
         eos_ids=model.eos_token_ids,
     )
+    warm_up(core)
+    return core
 
 
 def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) -> Drafter:

@@ -25,7 +25,7 @@ from parallm_openai.engine.scheduler import ModelTraits, Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.stats import EngineStats
-from parallm_openai.engine.verification import Verification, first_tokens, score_prompt, verify
+from parallm_openai.engine.verification import Verification, commit, first_tokens, score_prompt, verify
 from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
@@ -300,40 +300,16 @@ class EngineCore:
         self._commit_all(verified)
 
     def _commit_all(self, verified: Sequence[Verification]) -> None:
-        for ended in [each.row for each in verified if self._commit(each)]:
-            self._free(ended)
+        for each in verified:
+            output, reason = commit(each)
+            if reason is None:
+                self._outputs.append(output)
+            else:
+                self._end(each.row, reason, output, each.row.failure)
+        for row in [each.row for each in verified if each.row.ended]:
+            self._free(row)
         if any(sampling.NO_TOKEN in each.sampled for each in verified):
             self._forget_not_numbers()
-
-    def _commit(self, verified: Verification) -> bool:
-        """Append what was accepted, up to the end of the row if it ends there; whether it has ended."""
-        row, before = verified.row, len(verified.row.tokens)
-        appended, reason, stop_token = self._extend(row, verified.next_tokens)
-        # All that it had was computed, together with the drafts that were accepted; its newest token is pending now.
-        row.computed[TARGET].length = max(before, len(row.tokens) - 1)
-        if row.first_token_at is None:
-            row.first_token_at = time.perf_counter()
-        cached, row.cached_prompt_tokens = row.cached_prompt_tokens, 0
-        output = Output(
-            row.id,
-            tokens=tuple(appended),
-            logprobs=tuple(verified.logprobs[: len(appended) + (stop_token is not None)]),
-            stop_token=stop_token,
-            drafted=len(verified.draft),
-            accepted=min(verified.accepted, len(appended)),
-            cached_prompt_tokens=cached,
-        )
-        if reason is None:
-            self._outputs.append(output)
-        else:
-            self._end(row, reason, output, row.failure)
-        return reason is not None
-
-    def _extend(self, row: Row, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
-        """Append sampled tokens, unless the row's own part of the step has failed."""
-        if sampling.NO_TOKEN in tokens:
-            row.fail(ArithmeticError("the model's logits are not numbers"))
-        return ([], FinishReason.ERROR, None) if row.failure is not None else row.extend(tokens)
 
     # Rows leave
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +13,7 @@ from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.position import Position
-from parallm_openai.engine.request import TokenLogprob
+from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
 from parallm_openai.engine.row import TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.acceptance import accepted_count, coupled, rejection
@@ -98,6 +99,34 @@ def _score(verifications: Sequence[Verification], logits: mx.array) -> None:
             each.logprobs = sampling.token_logprobs(logits[own], tokens, [top] * len(tokens))
         except Exception as error:
             each.row.fail(error)
+
+
+def commit(verified: Verification) -> tuple[Output, FinishReason | None]:
+    """Append what was accepted, up to the end of the row if it ends there; what to report, and why it has ended."""
+    row, before = verified.row, len(verified.row.tokens)
+    appended, reason, stop_token = _extend(row, verified.next_tokens)
+    # All that it had was computed, together with the drafts that were accepted; its newest token is pending now.
+    row.computed[TARGET].length = max(before, len(row.tokens) - 1)
+    if row.first_token_at is None:
+        row.first_token_at = time.perf_counter()
+    cached, row.cached_prompt_tokens = row.cached_prompt_tokens, 0
+    output = Output(
+        row.id,
+        tokens=tuple(appended),
+        logprobs=tuple(verified.logprobs[: len(appended) + (stop_token is not None)]),
+        stop_token=stop_token,
+        drafted=len(verified.draft),
+        accepted=min(verified.accepted, len(appended)),
+        cached_prompt_tokens=cached,
+    )
+    return output, reason
+
+
+def _extend(row: Row, tokens: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
+    """Append sampled tokens, unless the row's own part of the step has failed."""
+    if sampling.NO_TOKEN in tokens:
+        row.fail(ArithmeticError("the model's logits are not numbers"))
+    return ([], FinishReason.ERROR, None) if row.failure is not None else row.extend(tokens)
 
 
 def score_prompt(row: Row, logits: mx.array) -> list[TokenLogprob]:
