@@ -218,6 +218,11 @@ class ServerSettings(Settings):
         ge=0,
         description="The most bytes that those answers may take; the one used longest ago goes first.",
     )
+    strict: Annotated[bool, Flag("Server")] = Field(
+        False,
+        description="Refuse what the server does not know or have room for instead of ignoring it: further fields, "
+        "tools of other types, answers longer than the context.",
+    )
     log_level: Annotated[LogLevel, Flag("Server")] = Field(
         "info", description="What to log: this level and those above it."
     )

@@ -54,7 +54,6 @@ def check(response: httpx.Response, status: int, param: str | None, code: str | 
         ),
         ("chat", {"stream_options": {"include_usage": True}}, "stream_options"),
         ("chat", {"audio": {"voice": "x"}}, "audio"),
-        ("chat", {"nonsense": 1}, "nonsense"),
         ("text", {"prompt": []}, "prompt"),
         ("text", {"prompt": [999999]}, "prompt"),
         ("text", {"prompt": [[1], [-5]]}, "prompt[1]"),
@@ -79,8 +78,8 @@ def test_a_bad_value_is_refused_by_name(server: RunningServer, path: str, change
 
 def test_a_missing_field_is_named(server: RunningServer) -> None:
     with server.client as client:
-        check(client.post("/v1/completions", json={"prompt": "x"}), 400, "model", "missing_required_parameter")
-        check(client.post("/v1/chat/completions", json={"model": "parallm-demo"}), 400, "messages")
+        response = client.post("/v1/chat/completions", json={"model": "parallm-demo"})
+        check(response, 400, "messages", "missing_required_parameter")
 
 
 def test_an_unknown_model_is_not_found(server: RunningServer) -> None:
@@ -95,7 +94,6 @@ def test_a_prompt_that_does_not_fit_says_by_how_much(server: RunningServer) -> N
         for url, body in (
             ("/v1/completions", TEXT | {"prompt": [5] * 100, "max_tokens": limit}),
             ("/v1/completions", TEXT | {"prompt": [5] * limit}),
-            ("/v1/chat/completions", CHAT | {"max_tokens": limit}),
             ("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": "word " * limit}]}),
         ):
             message = client.post(url, json=body).json()["error"]["message"]

@@ -108,9 +108,11 @@ def test_completions(server: RunningServer, more: dict[str, Any]) -> None:
 
 def test_models(server: RunningServer) -> None:
     with server.client as client:
-        listed = client.get("/v1/models").json()
-        assert_exact(Model, listed["data"][0])
-        assert_exact(Model, client.get("/v1/models/parallm-demo").json())
+        [listed] = client.get("/v1/models").json()["data"]
+        assert client.get("/v1/models/parallm-demo").json() == listed
+    # Where clients of other servers look for it.
+    assert listed.pop("max_model_len") == listed.pop("context_length") == server.engine.context_length
+    assert_exact(Model, listed)
 
 
 def test_scores_of_a_prompt_agree_with_its_own_tokens(server: RunningServer) -> None:

@@ -153,7 +153,6 @@ def test_a_format_beside_tools_binds_what_is_not_a_call(server: RunningServer) -
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
         ({"tools": [WEATHER], "functions": [WEATHER["function"]]}, "functions"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
         ({"tools": [WEATHER], "extra_body": {"guided_regex": "a"}}, "tools"),
     ],
 )

@@ -134,23 +134,23 @@ def refusal(name: str, conversation: str) -> str | None:
     if name == "strict":
         if conversation in ("system", "developer", "two systems"):
             return "System messages are not supported"
-        if conversation in CALLS or conversation in ("a late system", "two questions", "an answer first"):
+        if conversation in CALLS or conversation in ("two questions", "an answer first"):
             return "must take turns"
-    if name == "mistral" and conversation in ("two questions", "an answer first", "two systems", "a late system"):
+    if name == "mistral" and conversation in ("two questions", "an answer first", "two systems"):
         return "must take turns"
     if name == "google-gemma-2-2b-it":
         if conversation in ("system", "developer", "two systems"):
             return "System role not supported"
-        if conversation in CALLS or conversation in ("a late system", "two questions", "an answer first"):
+        if conversation in CALLS or conversation in ("two questions", "an answer first"):
             return ALTERNATE
     if name == "Kimi-K2-Thinking" and conversation in CALLS:
         # This version appends to a list, which transformers' sandbox forbids; Kimi's own, as below, does not.
         return "'append' of 'list' object is unsafe"
     if name in MISTRAL and conversation in ("two questions", "an answer first"):
         return ALTERNATE
-    if name in MISTRAL and conversation in ("two systems", "a late system"):
+    if name in MISTRAL and conversation == "two systems":
         return "Only user, assistant and tool roles" if "Ministral" in name else ALTERNATE
-    if name == "Qwen3.5-4B" and conversation in ("two systems", "a late system"):
+    if name == "Qwen3.5-4B" and conversation == "two systems":
         return "System message must be at the beginning"
     return None
 

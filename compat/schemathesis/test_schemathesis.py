@@ -41,6 +41,8 @@ def bounded(body: Any, model: str) -> Any:
         for name in LIMITS:
             if isinstance(body.get(name), int) and body[name] > 4:
                 body[name] = 4
+        if isinstance(body.get("options"), dict):
+            body["options"]["num_predict"] = 4
         for name in ("n", "best_of"):
             if isinstance(body.get(name), int) and body[name] > 2:
                 body[name] = 2

@@ -23,7 +23,11 @@ from parallm_openai.api import (
     responses,
     tokenize,
 )
+from parallm_openai.api.anthropic import routes as messages
 from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders
+from parallm_openai.api.ollama import models as ollama_models
+from parallm_openai.api.ollama import routes as ollama
+from parallm_openai.api.paths import Paths
 from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.state import AppState
@@ -32,6 +36,20 @@ from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
 
+MODULES = (
+    completions,
+    chat,
+    responses,
+    embeddings,
+    messages,
+    ollama,
+    ollama_models,
+    tokenize,
+    models,
+    health,
+    native,
+    admin,
+)
 # As many bodies of the largest size may be in memory at the same time.
 BODIES_HELD = 16
 
@@ -51,7 +69,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
     app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)
     app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)
     app.state.shared = state
-    for module in (completions, chat, responses, embeddings, tokenize, models, health, native, admin):
+    for module in MODULES:
         app.include_router(module.router)
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)
@@ -65,6 +83,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
     app.add_middleware(Gate, visitors=visitors)
     app.add_middleware(Cors, visitors=visitors)
     app.add_middleware(RequestHeaders)
+    app.add_middleware(Paths)
     return app
 
 

@@ -24,10 +24,12 @@ router = body_router()
 async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation."""
     state = state_of(request)
-    state.check_model(body.model)
-    body.check()
-    running = await start_chat(request, chat_description(body, state.owner(request)), chat_names(body))
-    answer = ChatAnswer(body, running, state.tokenizer)
+    ignored = request.state.ignored
+    model = state.model_named(body.model, ignored)
+    body.check(ignored)
+    description = chat_description(body, state.owner(request), strict=ignored.strict)
+    running = await start_chat(request, description, chat_names(body))
+    answer = ChatAnswer(body, model, running, state.tokenizer)
     if body.stream:
         return running.stream(answer.stream_chunks())
     async with running:
@@ -38,8 +40,10 @@ async def create_chat_completion(body: ChatRequest, request: HttpRequest) -> Res
 async def render_chat(body: ChatRequest, request: HttpRequest) -> dict[str, Any]:
     """What the chat template makes of a request to `/v1/chat/completions`; nothing is generated."""
     state = state_of(request)
-    state.check_model(body.model)
-    body.check()
+    ignored = request.state.ignored
+    state.model_named(body.model, ignored)
+    body.check(ignored)
     with in_names_of(chat_names(body)):
-        prompt, tokens = await state.preparer.rendered(chat_description(body, state.owner(request)))
+        description = chat_description(body, state.owner(request), strict=ignored.strict)
+        prompt, tokens = await state.preparer.rendered(description)
     return {"prompt": prompt, "tokens": list(tokens), "count": len(tokens)}

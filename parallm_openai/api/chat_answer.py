@@ -92,9 +92,9 @@ class ChatChoice:
 class ChatAnswer:
     """The answer to one request, with all of its choices."""
 
-    def __init__(self, body: ChatRequest, running: RunningResponse, tokenizer: Tokenizer) -> None:
+    def __init__(self, body: ChatRequest, model: str, running: RunningResponse, tokenizer: Tokenizer) -> None:
         self._running = running
-        self._head = AnswerHead.new("chat.completion", "chatcmpl", body.model)
+        self._head = AnswerHead.new("chat.completion", "chatcmpl", model)
         self._counted = body.stream_options is not None and bool(body.stream_options.include_usage)
         logprobs, legacy = bool(body.logprobs), is_legacy(body)
         self._choices = [ChatChoice(tokenizer, logprobs=logprobs, legacy=legacy) for _ in running.generations]

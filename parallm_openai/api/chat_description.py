@@ -7,13 +7,13 @@ from typing import Any
 from parallm_openai.api import errors
 from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.schemas.chat import ChatRequest, ResponseFormat
-from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionName, NamedTool
+from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
 from parallm_openai.text.description import AnswerFormat, ChatDescription, ToolChoice
 
 ANY_OBJECT = {"type": "object"}
 
 
-def chat_description(body: ChatRequest, owner: str) -> ChatDescription:
+def chat_description(body: ChatRequest, owner: str, *, strict: bool) -> ChatDescription:
     """Raises ApiError for tools that are described in the old form and in the new one."""
     if is_legacy(body) and (body.tools is not None or body.tool_choice is not None):
         raise errors.invalid("'functions' is the old form of 'tools'; send one of them.", "functions")
@@ -31,6 +31,7 @@ def chat_description(body: ChatRequest, owner: str) -> ChatDescription:
         chat_template_kwargs=body.chat_template_kwargs or {},
         continue_final_message=continues,
         sampling=body.sampling(max_tokens=wanted_tokens(body), logprobs=logprobs),
+        cut_to_context=not strict,
         n=body.n or 1,
         stops=body.stops(),
         formats=(*_response_format(body.response_format), *body.formats()),
@@ -51,14 +52,18 @@ def chat_names(body: ChatRequest) -> FieldNames:
     names = {} if body.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
     if is_legacy(body):
         return FieldNames(names | {"tools": "functions", "tool_choice": "function_call"}, flat_tools=True)
-    return FieldNames(names)
+    # Tools that the model does not get still count.
+    return FieldNames(names | {f"tools[{index}]": f"tools[{place}]" for index, place in enumerate(body.function_tools)})
 
 
 def _tools(body: ChatRequest) -> list[dict[str, Any]]:
     """The tools as the client sent them: nested deeper than pydantic would dump them, if need be."""
-    functions = body.functions or [tool.function for tool in body.tools or []]
-    definitions = [{name: value for name, value in each if value is not None} for each in functions]
-    return [{"type": "function", "function": definition} for definition in definitions]
+    functions = body.functions or [tool.function for tool in body.function_tools.values()]
+    return [function_tool(each) for each in functions]
+
+
+def function_tool(function: FunctionDefinition) -> dict[str, Any]:
+    return {"type": "function", "function": {name: value for name, value in function if value is not None}}
 
 
 def _tool_choice(body: ChatRequest) -> ToolChoice:

@@ -32,11 +32,11 @@ DEFAULT_MAX_TOKENS = 16
 async def create_completion(body: CompletionRequest, request: HttpRequest) -> Response:
     """Continue one or more prompts."""
     state = state_of(request)
-    state.check_model(body.model)
+    model = state.model_named(body.model, request.state.ignored)
     _check(body)
     running = await start_texts(request, _description(body, state.owner(request)), _names(body))
     choices = [_Choice(index, body, state.tokenizer) for index in range(len(running.generations))]
-    head = AnswerHead.new("text_completion", "cmpl", body.model)
+    head = AnswerHead.new("text_completion", "cmpl", model)
     if body.stream:
         return running.stream(_stream_chunks(head, body, running, choices))
     async with running:

@@ -14,6 +14,4 @@ router = body_router()
 @router.post("/v1/embeddings", tags=["OpenAI"])
 async def embeddings(request: HttpRequest) -> None:
     """Always a 404: a model made to generate has no embeddings worth the name."""
-    name = state_of(request).model.name
-    message = f"'{name}' is a generating model: its hidden states are no embeddings. Use a server of embedding models."
-    raise errors.ApiError(404, message, param="model", code="model_not_found")
+    raise errors.no_embeddings(state_of(request).model.name)

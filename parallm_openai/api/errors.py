@@ -1,4 +1,4 @@
-"""Every error in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors as OpenAI has them: `{"error": {"message", "type", "param", "code"}}`. `error_shapes.py` has the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from parallm_openai.api.error_shapes import shaped
 from parallm_openai.api.field_names import FieldNames
 from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
 from parallm_openai.text.output import GenerationError
@@ -63,12 +65,14 @@ class ApiError(Exception):
         message = message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "…"
         super().__init__(message)
         self.status = status
+        self.message = message
         self.code = code
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
         self.headers = dict(headers or {})
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, self.headers)
+    def response(self, scope: Scope | None = None) -> JSONResponse:
+        """The answer to the request of this ASGI scope, in the shape of its surface."""
+        return JSONResponse(self.body if scope is None else shaped(self, scope), self.status, self.headers)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:
@@ -79,8 +83,17 @@ def unsupported(param: str, reason: str = "is not supported by this server") -> 
     return ApiError(400, f"'{param}' {reason}.", param=param, code="unsupported_parameter")
 
 
+def missing(param: str | None) -> ApiError:
+    return invalid(f"Missing required parameter: '{param or 'body'}'.", param, "missing_required_parameter")
+
+
 def model_not_found(name: str, served: Sequence[str]) -> ApiError:
     message = f"The model '{name[:200]}' does not exist. This server has: {', '.join(served)}."
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def no_embeddings(name: str) -> ApiError:
+    message = f"'{name}' is a generating model: its hidden states are no embeddings. Use a server of embedding models."
     return ApiError(404, message, param="model", code="model_not_found")
 
 
@@ -176,8 +189,7 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     if kind == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {param}", param=param, code="unknown_parameter")
     if kind == "missing":
-        name = param or "body"
-        return ApiError(400, f"Missing required parameter: '{name}'.", param=param, code="missing_required_parameter")
+        return missing(param)
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     reason = error["msg"].removeprefix("Value error, ")
     if kind == "too_short" and error.get("ctx", {}).get("min_length") == 1:
@@ -203,19 +215,19 @@ def path(location: Sequence[str | int], named: Sequence[str | int] = ()) -> str 
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception that is meant for a client, FastAPI's own included, in OpenAI's shape."""
+    """Answer every exception that is meant for a client, FastAPI's own included, in the surface's shape."""
 
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
-        return error.response()
+        return error.response(request.scope)
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, bytes):
             # Only a body whose content type is not JSON is still bytes, for example from `curl -d` without a header.
             message = "The body must be JSON, sent with the header 'Content-Type: application/json'."
-            return invalid(message, code="invalid_content_type").response()
-        return from_validation(error.errors()).response()
+            return invalid(message, code="invalid_content_type").response(request.scope)
+        return from_validation(error.errors()).response(request.scope)
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -225,7 +237,7 @@ def install(app: FastAPI) -> None:
             message = f"Not allowed to {request.method} on {request.url.path}"
         else:
             message = str(error.detail or HTTPStatus(error.status_code).phrase)
-        return ApiError(error.status_code, message, headers=error.headers).response()
+        return ApiError(error.status_code, message, headers=error.headers).response(request.scope)
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(RequestValidationError, on_validation)

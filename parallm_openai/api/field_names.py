@@ -13,15 +13,18 @@ _NAME = re.compile(r"\w+(\[\d+\])?")
 class FieldNames:
     """`names` has the fields whose names differ, perhaps with an index; what follows a name stays.
 
-    With `flat_tools`, a tool has its fields itself instead of in a `function`.
+    With `flat_tools`, a tool has its fields itself instead of in a `function`. `parameters` is the name of the schema
+    of its arguments.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     flat_tools: bool = False
+    parameters: str = "parameters"
 
     def __call__(self, name: str) -> str:
         if self.flat_tools:
             name = re.sub(r"^(tools\[\d+\])\.function\b", r"\1", name)
+        name = re.sub(r"^(tools\[\d+\](?:\.function)?)\.parameters\b", rf"\1.{self.parameters}", name)
         if (head := _NAME.match(name)) is None:
             return name
         indexed = head[0]

@@ -11,7 +11,6 @@ from parallm_openai.api.state import state_of
 router = APIRouter()
 
 
-@router.head("/health", include_in_schema=False)
 @router.get("/health", tags=["native"])
 async def health(request: HttpRequest) -> JSONResponse:
     """Whether the server can generate; needs no API key. 503 once its engine has failed."""

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parallm_openai.api import errors
+from parallm_openai.api.error_shapes import is_anthropic
 from parallm_openai.api.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,14 @@ class RequestHeaders:
         began = time.perf_counter()
         own = Headers(scope=scope).get("x-request-id", "")[:200]
         request_id = own if re.fullmatch(r"[\x21-\x7e]+", own) else f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if is_anthropic(scope):
+                    headers["request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
             await send(message)
 
@@ -68,7 +72,7 @@ class Keys:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
             problem = self._problem(Headers(scope=scope), admin=scope["path"] in ADMIN_PATHS)
             if problem is not None:
-                await problem.response()(scope, receive, send)
+                await problem.response(scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -119,7 +123,7 @@ class Body:
             return
         too_large = f"The body is larger than this server's limit of {self.limit} bytes."
         if self._declared(scope) > self.limit:
-            await ApiError(413, too_large, code="request_too_large").response()(scope, receive, send)
+            await ApiError(413, too_large, code="request_too_large").response(scope)(scope, receive, send)
             return
         began = asyncio.get_running_loop().time()
         received, complete = 0, False
@@ -181,4 +185,4 @@ class Failures:
             if started:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"][:200])
-            await errors.internal().response()(scope, receive, send)
+            await errors.internal().response(scope)(scope, receive, send)

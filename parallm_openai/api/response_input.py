@@ -13,13 +13,9 @@ from parallm_openai.api.response_store import ResponseStore, Turn
 from parallm_openai.api.schemas.chat import MAX_MESSAGES
 from parallm_openai.api.schemas.response_items import (
     STORED_ITEMS,
-    Answered,
-    Called,
     Item,
     Message,
     Reference,
-    Said,
-    Thought,
 )
 from parallm_openai.api.schemas.responses import (
     AllowedResponseTools,
@@ -29,9 +25,8 @@ from parallm_openai.api.schemas.responses import (
     ResponsesRequest,
     TextFormat,
 )
+from parallm_openai.api.statements import ChatMessage, messages_of
 from parallm_openai.text.description import AnswerFormat, ChatDescription, ToolChoice
-
-ChatMessage = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,58 +79,7 @@ def _resolved(store: ResponseStore, owner: str, item: Item, index: int) -> Item:
 
 
 def chat_messages(items: Iterable[Item]) -> list[ChatMessage]:
-    """Items as chat messages. The thoughts, the text and the calls of one turn of the assistant are one message."""
-    written = _Messages()
-    for item in items:
-        for statement in item.statements():
-            match statement:
-                case Thought(text):
-                    written.think(text)
-                case Said(role, text):
-                    written.say(role, text)
-                case Called(id, name, arguments):
-                    written.call(id, name, arguments)
-                case Answered(id, text):
-                    written.add({"role": "tool", "tool_call_id": id, "content": text})
-    return written.messages
-
-
-class _Messages:
-    """Chat messages under construction. Thoughts wait for the text or the calls that they led to."""
-
-    def __init__(self) -> None:
-        self.messages: list[ChatMessage] = []
-        self._thoughts: list[str] = []
-
-    def think(self, text: str) -> None:
-        self._thoughts.append(text)
-
-    def say(self, role: str, text: str) -> None:
-        if role == "assistant":
-            self.messages.append({"role": role, "content": text, **self._reasoning()})
-        else:
-            self.add({"role": role, "content": text})
-
-    def call(self, id: str, name: str, arguments: str) -> None:
-        """Add a call to the assistant's message before it, if there is one."""
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.messages.append({"role": "assistant", "content": None})
-        message = self.messages[-1]
-        thoughts = [message.get("reasoning_content"), *self._reasoning().values()]
-        if any(thoughts):
-            message["reasoning_content"] = "\n".join(thought for thought in thoughts if thought)
-        call = {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-        message.setdefault("tool_calls", []).append(call)
-
-    def add(self, message: ChatMessage) -> None:
-        """Add a message that is not the assistant's. Thoughts that led to nothing become a turn before it."""
-        if self._thoughts:
-            self.say("assistant", "")
-        self.messages.append(message)
-
-    def _reasoning(self) -> dict[str, str]:
-        thoughts, self._thoughts = self._thoughts, []
-        return {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
+    return messages_of(statement for item in items for statement in item.statements())
 
 
 def response_description(body: ConversationFields, messages: Sequence[ChatMessage], owner: str) -> ChatDescription:
@@ -145,7 +89,7 @@ def response_description(body: ConversationFields, messages: Sequence[ChatMessag
         raise errors.invalid(f"'input' makes more than {MAX_MESSAGES} messages.", "input")
     description = ChatDescription(
         messages=[*instructions, *messages],
-        tools=[_tool(tool.model_dump(include=SHOWN_OF_TOOLS, exclude_none=True)) for tool in body.functions],
+        tools=[_tool(tool.model_dump(include=SHOWN_OF_TOOLS, exclude_none=True)) for tool in body.functions.values()],
         tool_choice=_tool_choice(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning_effort=body.reasoning.effort if body.reasoning is not None else None,
@@ -167,15 +111,18 @@ def response_description(body: ConversationFields, messages: Sequence[ChatMessag
 
 SHOWN_OF_TOOLS = {"name", "description", "parameters", "strict"}
 
-NAMES = FieldNames(
-    {
-        "messages": "input",
-        "max_tokens": "max_output_tokens",
-        "response_format": "text.format",
-        "reasoning_effort": "reasoning.effort",
-    },
-    flat_tools=True,
-)
+NAMES = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+}
+
+
+def response_names(body: ConversationFields) -> FieldNames:
+    """The fields' names; tools that the model does not get still count in theirs."""
+    places = {f"tools[{index}]": f"tools[{place}]" for index, place in enumerate(body.functions)}
+    return FieldNames(NAMES | places, flat_tools=True)
 
 
 def _tool(function: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ OBFUSCATION = 16
 class ResponseWriter:
     """Turns the events of one answer into items. Its own events are numbered from 0, in the documented order."""
 
-    def __init__(self, body: ResponsesRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, body: ResponsesRequest, model: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._logprobs = body.wants_logprobs
         self._seals = body.wants_sealed_thoughts
@@ -37,7 +37,7 @@ class ResponseWriter:
         self._items: list[dict[str, Any]] = []
         self._open = False
         self._scored: list[dict[str, Any]] = []
-        self._response = _response(body)
+        self._response = _response(body, model)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _dumped(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else value
 
 
-def _response(body: ResponsesRequest) -> dict[str, Any]:
+def _response(body: ResponsesRequest, model: str) -> dict[str, Any]:
     """A response at its beginning, with the fields that it repeats from its request."""
     reasoning = body.reasoning
     return {
@@ -218,7 +218,7 @@ def _response(body: ResponsesRequest) -> dict[str, Any]:
         "max_output_tokens": body.max_output_tokens,
         "max_tool_calls": body.max_tool_calls,
         "metadata": body.metadata or {},
-        "model": body.model,
+        "model": model,
         "output": [],
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "presence_penalty": body.presence_penalty or 0.0,
@@ -233,7 +233,7 @@ def _response(body: ResponsesRequest) -> dict[str, Any]:
         "temperature": 1.0 if body.temperature is None else body.temperature,
         "text": _text(body),
         "tool_choice": _dumped(body.tool_choice) or "auto",
-        "tools": [_tool(tool) for tool in body.functions],
+        "tools": [_tool(tool) for tool in body.functions.values()],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": body.truncation or "disabled",

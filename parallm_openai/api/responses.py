@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from parallm_openai.api import errors
-from parallm_openai.api.response_input import NAMES, Conversation, conversation, response_description
+from parallm_openai.api.response_input import Conversation, conversation, response_description, response_names
 from parallm_openai.api.response_store import StoredResponse
 from parallm_openai.api.response_truncation import fitting
 from parallm_openai.api.response_writer import ResponseEvent, ResponseWriter
@@ -34,13 +34,14 @@ IncludeList = Annotated[list[str] | None, Query(alias="include[]")]
 async def create_response(body: ResponsesRequest, request: HttpRequest) -> Response:
     """Answer a conversation of items."""
     state = state_of(request)
-    state.check_model(body.model)
-    body.check()
+    ignored = request.state.ignored
+    model = state.model_named(body.model, ignored)
+    body.check(ignored)
     owner = state.owner(request)
     said = conversation(state.responses, owner, body)
     description = response_description(body, said.messages(body.reasoning), owner)
     running = await _start(request, body, description)
-    exchange = _Exchange(state, owner, body, said, running, ResponseWriter(body, state.tokenizer))
+    exchange = _Exchange(state, owner, body, said, running, ResponseWriter(body, model, state.tokenizer))
     if body.stream:
         return running.stream_events(exchange.stream_chunks(), exchange.failed)
     async with running:
@@ -51,13 +52,13 @@ async def create_response(body: ResponsesRequest, request: HttpRequest) -> Respo
 async def count_input_tokens(body: InputTokensRequest, request: HttpRequest) -> Response:
     """The tokens that a request to `/v1/responses` would read; nothing is generated."""
     state = state_of(request)
-    model = state.model.name if body.model is None else body.model
-    state.check_model(model)
-    body.check()
+    if body.model is not None:
+        state.check_model(body.model)
+    body.check(request.state.ignored)
     owner = state.owner(request)
     messages = conversation(state.responses, owner, body).messages(body.reasoning)
     description = response_description(body, messages, owner)
-    with errors.in_names_of(NAMES):
+    with errors.in_names_of(response_names(body)):
         _, tokens = await state.preparer.rendered(description)
         if body.truncation == "auto" and len(tokens) >= state.engine.context_length:
             fits = await fitting(state.preparer, description, state.engine.context_length)
@@ -141,15 +142,18 @@ def _stored(state: AppState, request: HttpRequest, response_id: str) -> StoredRe
 
 async def _start(request: HttpRequest, body: ResponsesRequest, description: ChatDescription) -> RunningResponse:
     """Start the answer. If the request wants that, a conversation that is too long loses its oldest turns."""
+    names = response_names(body)
+    # An answer that is cut to the context needs no room.
+    whole = replace(description, cut_to_context=not request.state.ignored.strict)
     try:
-        return await start_chat(request, description, NAMES)
+        return await start_chat(request, description if body.truncation == "auto" else whole, names)
     except errors.ApiError as error:
         if body.truncation != "auto" or error.code != "context_length_exceeded":
             raise
     state = state_of(request)
-    with errors.in_names_of(NAMES):
-        fits = await fitting(state.preparer, description, state.engine.context_length)
-    return await start_chat(request, fits, NAMES)
+    with errors.in_names_of(names):
+        fits = await fitting(state.preparer, whole, state.engine.context_length)
+    return await start_chat(request, fits, names)
 
 
 @dataclass
@@ -195,4 +199,4 @@ class _Exchange:
 
 
 def _chunk(event: ResponseEvent) -> Chunk:
-    return {"event": event["type"], **json_chunk(event)}
+    return json_chunk(event, event["type"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +11,24 @@ from email.message import Message
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from parallm_openai.api import errors
 from parallm_openai.api.body import parse
+from parallm_openai.api.errors import ApiError
+from parallm_openai.api.leniency import HEADER, MAX_PASSES, Ignored
+from parallm_openai.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 # A larger body is parsed on a thread.
 INLINE_BYTES = 64 * 1024
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class ClientGone(Exception):
@@ -70,19 +81,25 @@ class Share:
 class BodyRoute(APIRoute):
     """Reads and checks the body, then runs the route until it answers, its time is up or its client leaves."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def read_scope(self, scope: Scope) -> Scope:
+        """The scope under which the body is read."""
+        return scope
+
+    def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
 
         async def run(request: Request) -> Response:
-            timeout: float = request.app.state.shared.settings.request_timeout
-            wanted = BodyRequest(request.scope, request.receive)
+            settings: ServerSettings = request.app.state.shared.settings
+            timeout = settings.request_timeout
+            wanted = BodyRequest(self.read_scope(request.scope), request.receive)
+            wanted.state.ignored = Ignored(strict=settings.strict)
             # A stream that continues after its route has returned has the same deadline.
             wanted.state.deadline = asyncio.get_running_loop().time() + timeout
             with request.app.state.bodies.share() as share:
                 try:
                     async with asyncio.timeout_at(wanted.state.deadline):
                         await _read(wanted, share)
-                        return await _unless_gone(wanted, handler(wanted))
+                        return await _unless_gone(wanted, _leniently(wanted, handler))
                 except TimeoutError as error:
                     raise errors.timed_out(timeout) from error
 
@@ -110,6 +127,41 @@ def _is_json(content_type: str | None) -> bool:
     return message.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
+async def _leniently(request: BodyRequest, handler: Handler) -> Response:
+    """Answer without the fields that no schema knows. A header of the answer, or of its error, names them."""
+    ignored: Ignored = request.state.ignored
+    try:
+        answer = await _without_unknown(request, handler)
+    except ApiError as error:
+        error.headers |= _told(request, ignored)
+        raise
+    answer.headers.update(_told(request, ignored))
+    return answer
+
+
+async def _without_unknown(request: BodyRequest, handler: Handler) -> Response:
+    ignored: Ignored = request.state.ignored
+    for _ in range(MAX_PASSES):
+        try:
+            return await handler(request)
+        except RequestValidationError as error:
+            found = error.errors()
+            if not ignored.add_unknown(request.parsed, found):
+                if ignored:
+                    raise errors.from_validation(found) from error
+                raise
+    return await handler(request)
+
+
+def _told(request: BodyRequest, ignored: Ignored) -> dict[str, str]:
+    """The header that names what is ignored, if anything is; the log says so too."""
+    if not ignored:
+        return {}
+    names = ignored.header()
+    log.info("%s ignores %s", request.url.path, names)
+    return {HEADER: names}
+
+
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """Wait for `work` as long as the client stays: Starlette does not cancel a handler whose client has left."""
     working = asyncio.create_task(work)
@@ -129,6 +181,14 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def body_router(**options: Any) -> APIRouter:
-    """A router of routes that take a body."""
-    return APIRouter(route_class=BodyRoute, **options)
+class JsonRoute(BodyRoute):
+    """Takes every body for JSON, whatever its type is said to be: `curl -d` alone says that it is a form."""
+
+    def read_scope(self, scope: Scope) -> Scope:
+        others = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+        return {**scope, "headers": [*others, (b"content-type", b"application/json")]}
+
+
+def body_router(*, any_content_type: bool = False, **options: Any) -> APIRouter:
+    """A router of routes that take a body of JSON, perhaps under any content type."""
+    return APIRouter(route_class=JsonRoute if any_content_type else BodyRoute, **options)

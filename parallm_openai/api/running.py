@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 from sse_starlette.sse import EventSourceResponse
@@ -12,6 +13,7 @@ from sse_starlette.sse import EventSourceResponse
 from parallm_openai.api import errors
 from parallm_openai.api.errors import ApiError
 from parallm_openai.api.field_names import FieldNames
+from parallm_openai.api.ndjson import LineSource
 from parallm_openai.api.sse import DONE, Chunk, EventSource, json_chunk, until
 from parallm_openai.api.state import state_of
 from parallm_openai.settings import ServerSettings
@@ -20,6 +22,8 @@ from parallm_openai.text.generation import Generation, start_generations
 from parallm_openai.text.output import OutputDelta
 from parallm_openai.text.prepare import Prepared
 from parallm_openai.text.request_error import RequestError
+
+T = TypeVar("T")
 
 
 async def start_chat(request: HttpRequest, description: ChatDescription, names: FieldNames) -> RunningResponse:
@@ -122,14 +126,20 @@ class RunningResponse:
 
         return EventSource(all_chunks(), self._settings, self)
 
-    def stream_events(self, chunks: AsyncIterator[Chunk], failed: Callable[[ApiError], Chunk]) -> EventSourceResponse:
+    def stream_events(
+        self, chunks: AsyncIterator[Chunk], failed: Callable[[ApiError], Chunk], ping: Chunk | None = None
+    ) -> EventSourceResponse:
         """A response of these chunks alone; `failed` makes the last one if anything fails."""
-        return EventSource(self._guarded(chunks, failed), self._settings, self)
+        return EventSource(self._guarded(chunks, failed), self._settings, self, ping)
 
-    async def _guarded(self, chunks: AsyncIterator[Chunk], failed: Callable[[ApiError], Chunk]) -> AsyncIterator[Chunk]:
+    def stream_lines(self, lines: AsyncIterator[str], failed: Callable[[ApiError], str]) -> LineSource:
+        """The same of lines."""
+        return LineSource(self._guarded(lines, failed), self)
+
+    async def _guarded(self, items: AsyncIterator[T], failed: Callable[[ApiError], T]) -> AsyncIterator[T]:
         try:
-            async for chunk in until(self._deadline, chunks):
-                yield chunk
+            async for item in until(self._deadline, items):
+                yield item
         except Exception as error:
             self._cancel()
             yield failed(self.error_of(error))

@@ -92,7 +92,7 @@ class Interruptible:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif self.in_flight.refusing or not await self.in_flight.run(self.app, scope, receive, send):
-            await errors.shutting_down().response()(scope, receive, send)
+            await errors.shutting_down().response(scope)(scope, receive, send)
 
 
 class HttpServer(uvicorn.Server):

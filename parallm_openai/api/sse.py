@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
+from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
@@ -29,15 +30,23 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def json_chunk(body: dict[str, Any]) -> Chunk:
-    return {"data": json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(LINE_ENDS)}
+def json_chunk(body: dict[str, Any], event: str | None = None) -> Chunk:
+    data = {"data": json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(LINE_ENDS)}
+    return data if event is None else {"event": event, **data}
 
 
 class EventSource(EventSourceResponse):  # type: ignore[misc]  # sse-starlette has no types
-    """A response of chunks, sent within its `owner`: that context is left once the response ends or is cut off."""
+    """A response of chunks, sent within its `owner`: that context is left once the response ends or is cut off.
+
+    While there is nothing to send, a comment keeps the connection open, or the event `ping`.
+    """
 
     def __init__(
-        self, chunks: AsyncIterator[Chunk], settings: ServerSettings, owner: AbstractAsyncContextManager[object]
+        self,
+        chunks: AsyncIterator[Chunk],
+        settings: ServerSettings,
+        owner: AbstractAsyncContextManager[object],
+        ping: Chunk | None = None,
     ) -> None:
         super().__init__(
             chunks,
@@ -45,6 +54,7 @@ class EventSource(EventSourceResponse):  # type: ignore[misc]  # sse-starlette h
             # Our own connections are cut off before; those of other servers are not.
             send_timeout=2 * settings.send_timeout,
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+            ping_message_factory=None if ping is None else lambda: ServerSentEvent(**ping, sep="\n"),
         )
         self._owner = owner
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request as HttpRequest
 
 from parallm_openai.api import errors
+from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.middleware import given_keys
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.workers import Threads
@@ -47,6 +48,15 @@ class AppState:
     def check_model(self, name: str) -> None:
         if name not in self.model_names:
             raise errors.model_not_found(name, self.model_names)
+
+    def model_named(self, name: str | None, ignored: Ignored) -> str:
+        """The name of the model to answer with: a request without one means the model served, unless strict."""
+        if name is None:
+            if ignored.strict:
+                raise errors.missing("model")
+            return self.model_names[0]
+        self.check_model(name)
+        return name
 
     def owner(self, request: HttpRequest) -> str:
         """Who sends a request, by its key. Those without one are all the same."""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from parallm_openai.api.errors import ApiError
+from parallm_openai.api.leniency import HEADER as IGNORED
 from parallm_openai.origins import ANY, DEFAULT_PORTS, LOOPBACK, as_browsers_write
 
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
@@ -115,7 +116,7 @@ class Cors(CORSMiddleware):
             allow_headers=["*"],
             # Browsers ask for it before a page from elsewhere may call a private address.
             allow_private_network=True,
-            expose_headers=["x-request-id", "openai-processing-ms", "retry-after"],
+            expose_headers=["x-request-id", "request-id", "openai-processing-ms", "retry-after", IGNORED],
         )
         self.visitors = visitors
 
@@ -144,6 +145,6 @@ class Gate:
         if scope["type"] == "http":
             refusal = self.visitors.refusal(Headers(scope=scope), safe=scope["method"] in self.SAFE)
             if refusal is not None:
-                await refusal.response()(scope, receive, send)
+                await refusal.response(scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+import pydantic_core
 
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
 
@@ -58,3 +61,12 @@ class Answer:
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         return tuple(ToolCall(call.id, call.name, "".join(call.arguments)) for call in self._calls)
+
+
+def as_object(arguments: str) -> dict[str, Any]:
+    """The arguments of a call as an object: the complete part of them if they were cut off."""
+    try:
+        value = pydantic_core.from_json(arguments or "{}", allow_partial="trailing-strings")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

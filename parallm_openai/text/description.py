@@ -41,12 +41,14 @@ class Options:
     """What every request may say of its answers.
 
     Each of `n` choices gets `sampling` with a seed of its own. If `sampling.max_tokens` is None, an answer may have
-    `default_max_tokens` or as many as fit; if it is set, the context must have room for that many. Requests share
-    computed prefixes only with those of the same `salt`. At most one of `formats` may be there.
+    `default_max_tokens` or as many as fit; if it is set, the context must have room for that many, unless
+    `cut_to_context`. Requests share computed prefixes only with those of the same `salt`. At most one of `formats` may
+    be there.
     """
 
     sampling: SamplingParams = field(default_factory=lambda: SamplingParams(max_tokens=None))
     default_max_tokens: int | None = None
+    cut_to_context: bool = False
     n: int = 1
     stops: tuple[str, ...] = ()
     formats: tuple[AnswerFormat, ...] = ()

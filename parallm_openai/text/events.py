@@ -40,10 +40,11 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of the answer, and whether it `called` any tool."""
+    """The end of the answer, whether it `called` any tool, and the `stop` string that ended it, if one did."""
 
     reason: FinishReason
     called: bool = False
+    stop: str | None = None
 
 
 Event = Content | Reasoning | CallStart | CallArguments | Finish

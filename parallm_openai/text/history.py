@@ -26,8 +26,8 @@ class TemplateTraits:
 
     `ids` is the form of call ids. The template takes arguments of calls as objects if `objects`, else as JSON text;
     with `any_text` it shows text that is no JSON as it is. It shows all calls of a message if `parallel`, and takes
-    content and thoughts beside a call if `apart`. It knows the role `developer`. It reads the description of every
-    parameter if `properties`.
+    content and thoughts beside a call if `apart`. It knows the role `developer`. It shows instructions between other
+    messages if `late_system`. It reads the description of every parameter if `properties`.
     """
 
     ids: CallIdForm = OPENAI
@@ -36,12 +36,15 @@ class TemplateTraits:
     parallel: bool = True
     apart: bool = True
     developer: bool = False
+    late_system: bool = True
     properties: bool = False
 
 
 def adapted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
     """A copy of the messages in the form that this template takes."""
     shaped = [_message(message, traits) for message in messages]
+    if not traits.late_system:
+        shaped = list(_instructions_first(shaped))
     rename_calls(shaped, traits.ids)
     return shaped if traits.parallel else list(_one_call_each(shaped))
 
@@ -144,6 +147,28 @@ def _begun(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _instructions_first(messages: Sequence[Message]) -> Iterable[Message]:
+    """The same conversation with later instructions as the user's, in one message with what the user says beside."""
+    asked: Message | None = None
+    begun = joins = False
+    for message in messages:
+        late = begun and message["role"] == "system"
+        begun = begun or message["role"] != "system"
+        if asked is not None and (late or (joins and message["role"] == "user")):
+            asked["content"] = f"{asked['content']}\n\n{message['content']}"
+            continue
+        if asked is not None:
+            yield asked
+            asked = None
+        joins = late
+        if late or message["role"] == "user":
+            asked = {**message, "role": "user"}
+        else:
+            yield message
+    if asked is not None:
+        yield asked
 
 
 def _one_call_each(messages: Sequence[Message]) -> Iterable[Message]:

@@ -122,7 +122,7 @@ class OutputProcessor:
     ) -> OutputDelta:
         shaped = [self._with_id(event) if isinstance(event, CallStart) else event for event in events]
         if reason is not None:
-            shaped.append(Finish(reason, self._called))
+            shaped.append(Finish(reason, self._called, self._stop.matched))
         return OutputDelta(tuple(shaped), tokens, logprobs, stop_logprob)
 
     def _with_id(self, start: CallStart) -> CallStart:
@@ -131,7 +131,7 @@ class OutputProcessor:
 
     @property
     def _complete(self) -> bool:
-        return self._stop.matched or (self._parser is not None and self._parser.complete)
+        return self._stop.matched is not None or (self._parser is not None and self._parser.complete)
 
     def _events(self, text: str, *tokens: int) -> list[Event]:
         if self._parser is None:

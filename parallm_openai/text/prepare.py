@@ -169,7 +169,11 @@ class Preparer:
         return infilled
 
     def _answer_length(self, prompt: tuple[int, ...], options: Options, field: str) -> int:
-        return self._prompts.answer_length(prompt, options.sampling.max_tokens, options.default_max_tokens, field)
+        wanted, default = options.sampling.max_tokens, options.default_max_tokens
+        if options.cut_to_context and wanted is not None:
+            # As a default it gives way to the context.
+            wanted, default = None, wanted
+        return self._prompts.answer_length(prompt, wanted, default, field)
 
     def _choices(self, options: Options, length: int, grammar: Grammar | None) -> tuple[SamplingParams, ...]:
         """The sampling parameters of each choice: the same but for the seed."""

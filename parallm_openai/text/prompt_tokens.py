@@ -88,7 +88,7 @@ class PromptTokens:
                 raise context_exceeded(limit, len(prompt), wanted, field)
             return wanted
         if room < 1:
-            raise context_exceeded(limit, len(prompt), default or 1, field)
+            raise context_exceeded(limit, len(prompt), min(default or 1, limit), field)
         return room if default is None else min(default, room)
 
     def check_messages(self, count: int) -> None:

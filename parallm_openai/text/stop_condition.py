@@ -84,8 +84,8 @@ class StopCondition:
         self._matcher = StopMatcher(stops)
 
     @property
-    def matched(self) -> bool:
-        return self._matcher.matched is not None
+    def matched(self) -> str | None:
+        return self._matcher.matched
 
     def feed(self, events: Iterable[Event]) -> list[Event]:
         """The events up to a match. Content that could begin one is held back until an event of another kind comes."""

@@ -141,7 +141,7 @@ class ChatTemplate:
 
     def _unknown(self) -> TemplateTraits:
         """The traits assumed for a template that shows no calls."""
-        return TemplateTraits(ids=self._id_forms()[0], developer=self._knows_developers())
+        return TemplateTraits(ids=self._id_forms()[0], developer=self._knows_developers(), late_system=self._shows_late)
 
     def _shown(self, messages: Sequence[Message], traits: TemplateTraits, tools: Tools | None) -> str:
         try:
@@ -179,6 +179,12 @@ class ChatTemplate:
             return False
         return _SECRET in self._shown(_DEVELOPED, TemplateTraits(developer=True), None)
 
+    @cached_property
+    def _shows_late(self) -> bool:
+        """Whether the template shows instructions between other messages; many refuse them or leave them out."""
+        shown = [self._shown(each, TemplateTraits(), None).count(_SECRET) for each in _LATE]
+        return shown == [each.count(_LATER) for each in _LATE]
+
 
 _TOOL = {
     "type": "function",
@@ -203,6 +209,13 @@ _CALLED = _calling('{"city": "Rome"}', "probe")
 _CUT_SHORT = _calling(_CUT, "probe")
 _PARALLEL = _calling('{"city": "Rome"}', "first_probe", "second_probe")
 _THOUGHTFUL = _calling('{"city": "Rome"}', "probe", content="I look.", reasoning_content="I think.")
+_LATER: Message = {"role": "system", "content": _SECRET}
+_LATE: list[list[Message]] = [
+    [_QUESTION, _LATER],
+    [_QUESTION, {"role": "assistant", "content": "Hi"}, _LATER, _QUESTION],
+    # Some keep only the last instructions.
+    [_LATER, _QUESTION, _LATER],
+]
 _DEVELOPED: list[Message] = [{"role": "developer", "content": _SECRET}, _QUESTION]
 
 

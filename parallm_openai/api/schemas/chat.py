@@ -8,8 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid
+from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
-from parallm_openai.api.schemas.tools import FunctionChoice, FunctionDefinition, FunctionTool, ToolChoice
+from parallm_openai.api.schemas.tools import (
+    AnyTool,
+    FunctionChoice,
+    FunctionDefinition,
+    FunctionTool,
+    ToolChoice,
+    ignore_others,
+)
 
 # No conversation has more, and checking each takes time.
 MAX_MESSAGES = 16_384
@@ -83,7 +91,7 @@ class ResponseFormat(Body):
 
 
 class ChatRequest(SamplingFields):
-    model: str
+    model: str | None = None
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -93,7 +101,7 @@ class ChatRequest(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    tools: list[FunctionTool] | None = Field(None, max_length=128)
+    tools: list[AnyTool] | None = Field(None, max_length=128)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: list[FunctionDefinition] | None = Field(None, min_length=1, max_length=128)
@@ -121,8 +129,14 @@ class ChatRequest(SamplingFields):
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
 
-    def check(self) -> None:
-        """Raise ApiError for faults that the types do not rule out."""
+    @property
+    def function_tools(self) -> dict[int, FunctionTool]:
+        """The tools that the model gets, by their place in the request."""
+        return {place: tool for place, tool in enumerate(self.tools or []) if isinstance(tool, FunctionTool)}
+
+    def check(self, ignored: Ignored) -> None:
+        """Raise ApiError for faults that the types do not rule out, and note what is ignored."""
+        ignore_others(self.tools or [], ignored)
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):

@@ -15,7 +15,7 @@ TextOrTokens = str | TokenIds
 
 
 class CompletionRequest(SamplingFields):
-    model: str
+    model: str | None = None
     prompt: str | TokenIds | Annotated[list[str], FAIL_FAST] | Annotated[list[TokenIds], FAIL_FAST] | None = None
     max_tokens: int | None = Field(None, ge=0)
     n: int | None = Field(None, ge=1, le=128)

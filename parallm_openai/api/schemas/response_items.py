@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
@@ -14,44 +13,10 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, Typ
 from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.api.schemas.chat import Arguments
 from parallm_openai.api.schemas.sampling import Body
+from parallm_openai.api.statements import Answered, Called, Said, Statement, Thought
 
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
 SEAL = "parallm."
-
-
-@dataclass(frozen=True)
-class Said:
-    """A message."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Thought:
-    """What the model thought before it said or called what comes next."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Called:
-    """The model's call of a tool."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The result of a call."""
-
-    id: str
-    text: str
-
-
-Statement = Said | Thought | Called | Answered
 
 
 class Open(Body):

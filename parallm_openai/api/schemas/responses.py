@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.schemas.chat import FormatName, Schema
-from parallm_openai.api.schemas.response_items import Item, Items, Open
+from parallm_openai.api.schemas.response_items import Item, Items
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
-from parallm_openai.api.schemas.tools import IGNORE_OTHERS, Name
+from parallm_openai.api.schemas.tools import IGNORE_OTHERS, Name, OtherTool, ignore_others, tool_kind
 
 
 def _input_form(value: Any) -> str:
@@ -33,20 +34,9 @@ class ResponseTool(Body):
     allowed_callers: list[Literal["direct"]] | None = None
 
 
-class BuiltInTool(Open):
-    """A tool that OpenAI itself would run."""
-
-    type: str
-
-
-def _tool_kind(tool: Any) -> str:
-    function = not isinstance(tool, dict) or tool.get("type") in ("function", None)
-    return "type=function" if function else "type=other"
-
-
 Tool = Annotated[
-    Annotated[ResponseTool, Tag("type=function")] | Annotated[BuiltInTool, Tag("type=other")],
-    Discriminator(_tool_kind),
+    Annotated[ResponseTool, Tag("type=function")] | Annotated[OtherTool, Tag("type=other")],
+    Discriminator(tool_kind),
 ]
 
 
@@ -56,8 +46,8 @@ class NamedResponseTool(Body):
 
 
 NamedTool = Annotated[
-    Annotated[NamedResponseTool, Tag("type=function")] | Annotated[BuiltInTool, Tag("type=other")],
-    Discriminator(_tool_kind),
+    Annotated[NamedResponseTool, Tag("type=function")] | Annotated[OtherTool, Tag("type=other")],
+    Discriminator(tool_kind),
 ]
 
 
@@ -70,14 +60,14 @@ class AllowedResponseTools(Body):
 def _choice_kind(choice: Any) -> str:
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         return "type=allowed_tools"
-    return _tool_kind(choice) if isinstance(choice, dict) else "type=mode"
+    return tool_kind(choice) if isinstance(choice, dict) else "type=mode"
 
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("type=mode")]
     | Annotated[NamedResponseTool, Tag("type=function")]
     | Annotated[AllowedResponseTools, Tag("type=allowed_tools")]
-    | Annotated[BuiltInTool, Tag("type=other")],
+    | Annotated[OtherTool, Tag("type=other")],
     Discriminator(_choice_kind),
 ]
 
@@ -143,24 +133,29 @@ class ConversationFields(Body):
         return list(self.input) if isinstance(self.input, list) else []
 
     @property
-    def functions(self) -> list[ResponseTool]:
-        return [tool for tool in self.tools or [] if isinstance(tool, ResponseTool)]
+    def functions(self) -> dict[int, ResponseTool]:
+        """The tools that the model gets, by their place in the request."""
+        return {place: tool for place, tool in enumerate(self.tools or []) if isinstance(tool, ResponseTool)}
 
-    def check(self) -> None:
-        """Raise ApiError for faults that the types do not rule out."""
+    def check(self, ignored: Ignored) -> None:
+        """Raise ApiError for faults that the types do not rule out, and note what is ignored."""
         for index, item in enumerate(self.items):
             item.check(f"input[{index}]")
-        for place, tool in enumerate(self.tools or []):
-            _check_tool(tool, f"tools[{place}]")
-        _check_tool(self.tool_choice, "tool_choice")
-        if isinstance(self.tool_choice, AllowedResponseTools):
-            for place, named in enumerate(self.tool_choice.tools):
-                _check_tool(named, f"tool_choice.tools[{place}]")
+        self._check_tools(ignored)
         format = self.text.format if self.text is not None else None
         if format is not None and (format.type == "json_schema") == (format.json_schema is None or format.name is None):
             raise invalid("'text.format' of the type 'json_schema' needs 'name' and 'schema'.", "text.format")
         mode = self.reasoning.mode if self.reasoning is not None else None
         refuse({"conversation": self.conversation, "reasoning.mode": None if mode == "standard" else mode})
+
+    def _check_tools(self, ignored: Ignored) -> None:
+        ignore_others(self.tools or [], ignored)
+        choice = self.tool_choice
+        if isinstance(choice, OtherTool):
+            raise choice.error("tool_choice")
+        for place, named in enumerate(choice.tools if isinstance(choice, AllowedResponseTools) else ()):
+            if isinstance(named, OtherTool):
+                raise named.error(f"tool_choice.tools[{place}]")
 
 
 class InputTokensRequest(ConversationFields):
@@ -169,13 +164,13 @@ class InputTokensRequest(ConversationFields):
     model: str | None = None
     personality: Any = None
 
-    def check(self) -> None:
-        super().check()
+    def check(self, ignored: Ignored) -> None:
+        super().check(ignored)
         refuse({"personality": self.personality})
 
 
 class ResponsesRequest(ConversationFields, SamplingFields):
-    model: str
+    model: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     store: bool | None = None
     stream: bool | None = None
@@ -214,8 +209,8 @@ class ResponsesRequest(ConversationFields, SamplingFields):
     def wants_obfuscation(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_obfuscation)
 
-    def check(self) -> None:
-        super().check()
+    def check(self, ignored: Ignored) -> None:
+        super().check(ignored)
         check_include(self.include)
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed with 'stream'.", "stream_options")
@@ -236,9 +231,3 @@ def check_include(include: list[str] | None) -> None:
     for place, wanted in enumerate(include or []):
         if wanted not in INCLUDABLE:
             raise unsupported(f"include[{place}]", f"is '{wanted}', which this server does not support")
-
-
-def _check_tool(tool: Any, where: str) -> None:
-    if isinstance(tool, BuiltInTool):
-        reason = f"is '{tool.type}', which this server cannot run: it has tools of the type 'function' only"
-        raise unsupported(f"{where}.type", reason)

@@ -26,6 +26,19 @@ def _checked_stop(stop: str | list[str] | None) -> str | list[str] | None:
     return stop
 
 
+# Where the protocol has no limit of its own.
+MANY_STOPS = 64
+
+
+def _checked_stops(stops: list[str]) -> list[str]:
+    if any(len(text) > MAX_STOP_LENGTH for text in stops):
+        raise ValueError(f"a stop string may have {MAX_STOP_LENGTH} characters at most")
+    return [text for text in stops if text]
+
+
+StopList = Annotated[list[str], AfterValidator(_checked_stops), Field(max_length=MANY_STOPS)]
+
+
 class Body(BaseModel):
     """A request body: unknown fields and wrong types are errors, null is the default."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from parallm_openai.api.errors import ApiError, unsupported
+from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.schemas.sampling import Body
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -31,6 +34,36 @@ class FunctionTool(Body):
     function: FunctionDefinition
 
 
+class OtherTool(Body):
+    """A tool of a type that this server cannot run."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: str
+
+    def error(self, where: str) -> ApiError:
+        reason = f"is '{self.type}', which this server cannot run: it has tools of the type 'function' only"
+        return unsupported(f"{where}.type", reason)
+
+
+def ignore_others(tools: Sequence[Body], ignored: Ignored) -> None:
+    """Note the tools that the model does not get."""
+    for place, tool in enumerate(tools):
+        if isinstance(tool, OtherTool):
+            ignored.add(f"tools[{place}]", tool.error(f"tools[{place}]"))
+
+
+# Tags that are no identifiers are left out of the paths that errors name (see `errors.path`).
+def tool_kind(tool: Any) -> str:
+    function = not isinstance(tool, dict) or tool.get("type") in ("function", None)
+    return "type=function" if function else "type=other"
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("type=function")] | Annotated[OtherTool, Tag("type=other")], Discriminator(tool_kind)
+]
+
+
 class FunctionName(Body):
     name: str
 
@@ -50,5 +83,19 @@ class AllowedToolsChoice(Body):
     allowed_tools: AllowedTools
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice
-FunctionChoice = Literal["none", "auto"] | FunctionName
+def _choice_kind(choice: Any) -> str:
+    if not isinstance(choice, dict):
+        return "type=mode"
+    return "type=allowed_tools" if choice.get("type") == "allowed_tools" else "type=name"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("type=mode")]
+    | Annotated[NamedTool, Tag("type=name")]
+    | Annotated[AllowedToolsChoice, Tag("type=allowed_tools")],
+    Discriminator(_choice_kind),
+]
+FunctionChoice = Annotated[
+    Annotated[Literal["none", "auto"], Tag("type=mode")] | Annotated[FunctionName, Tag("type=name")],
+    Discriminator(lambda choice: "type=name" if isinstance(choice, (dict, FunctionName)) else "type=mode"),
+]
