@@ -8,14 +8,20 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.errors import assert_error
 from support.servers import RunningServer, running_server
 
+from parallm_openai.api.chat_answer import TokenOrigins
 from parallm_openai.api.sse import DONE, Chunk, EventSource, until
 from parallm_openai.settings import ServerSettings
+from parallm_openai.text.output import OutputDelta
 
 STORY: dict[str, Any] = {"model": "parallm-demo", "prompt": "Once upon a time", "ignore_eos": True}
 
@@ -193,3 +199,51 @@ async def test_a_stream_that_is_cut_off_before_it_began_leaves_its_owner() -> No
     with pytest.raises((OSError, ExceptionGroup)):
         await response({"type": "http", "method": "POST"}, gone, gone)
     assert left.is_set()
+
+
+def test_chunks_tell_how_many_of_their_tokens_were_drafted(server: RunningServer) -> None:
+    """They add up to the usage, which also counts the token that ended the answer."""
+    body = {
+        "model": server.model.name,
+        "messages": [{"role": "user", "content": "Tell me a story."}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0,
+        "max_tokens": 60,
+        "return_speculative": True,
+    }
+    with server.client as client, client.stream("POST", "/v1/chat/completions", json=body) as lines:
+        data = [json.loads(line[6:]) for line in lines.iter_lines() if line.startswith("data: {")]
+    usage = data[-1]["usage"]
+    choices = [choice for chunk in data for choice in chunk["choices"]]
+    counts = [choice["speculative"] for choice in choices]
+    assert all(0 <= each["accepted"] <= each["tokens"] for each in counts)
+    ended = choices[-1]["finish_reason"] == "stop"
+    assert sum(each["tokens"] for each in counts) == usage["completion_tokens"] - ended
+    accepted = usage["completion_tokens_details"]["accepted_prediction_tokens"]
+    assert sum(each["accepted"] for each in counts) == accepted > 0
+
+
+@given(st.data())
+def test_each_chunk_counts_the_tokens_since_the_one_before(data: st.DataObject) -> None:
+    """Compared with a list of all tokens, cut where the events came."""
+    origins = TokenOrigins()
+    found: list[dict[str, int]] = []
+    drafted: list[bool] = []
+    cuts: list[int] = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        size = data.draw(st.integers(0, 6))
+        accepted = data.draw(st.integers(0, size))
+        read = sorted(data.draw(st.lists(st.integers(0, size), max_size=4)))
+        found += origins.of(OutputDelta(read=tuple(read), tokens=(1,) * size, accepted=accepted))
+        cuts += [len(drafted) + each for each in read]
+        drafted += [at < accepted for at in range(size)]
+    parts = [drafted[start:end] for start, end in pairwise([0, *cuts])]
+    assert found == [{"tokens": len(part), "accepted": sum(part)} for part in parts]
+
+
+def test_counts_of_drafted_tokens_come_with_streams_alone(server: RunningServer) -> None:
+    body = {"model": server.model.name, "messages": [{"role": "user", "content": "Hi"}], "return_speculative": True}
+    with server.client as client:
+        message = assert_error(client.post("/v1/chat/completions", json=body), 400, "invalid_value")
+    assert "return_speculative" in message

@@ -21,6 +21,7 @@ def test_nothing_of_the_warm_up_is_left(ahead: bool) -> None:
     assert core.idle
     fresh = tiny.core(lambda: tiny.draft_model(0.2)).stats.report()
     assert core.stats.report() | {"uptime": 0} == fresh | {"uptime": 0}
+    assert not core.timeline.after(0)
     assert not core.scheduler.prefixes.report()["sequences"]
     assert core.scheduler.common.draft_length.costs.unmeasured(3) == 0
     request = seeded([4, 5], 20, 3)

@@ -1,9 +1,12 @@
-"""The native routes that watch and change the engine: `/v1/stats` and `/v1/configure`."""
+"""The native routes that watch and change the engine: `/v1/stats`, `/v1/engine/steps` and `/v1/configure`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Query, Response
 from fastapi import Request as HttpRequest
-from fastapi import Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
@@ -11,6 +14,7 @@ from parallm_openai.api import errors
 from parallm_openai.api.route import body_router
 from parallm_openai.api.setting_parameters import query_parameters
 from parallm_openai.api.state import state_of
+from parallm_openai.engine.timeline import RowStep
 from parallm_openai.settings import EngineConfig
 
 router = body_router(tags=["native"])
@@ -21,6 +25,37 @@ async def stats(request: HttpRequest) -> Response:
     """What the engine has done since it started; times in seconds."""
     state = state_of(request)
     return JSONResponse({"model": state.model.name, **state.engine.stats()})
+
+
+@router.get("/v1/engine/steps")
+async def steps(request: HttpRequest, after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0) -> Response:
+    """The last steps that brought tokens, but those up to number `after`; times in seconds since the engine started.
+
+    Each row is `[request, drafted, accepted, emitted]`, in tokens. Of requests of other API keys there is only
+    `[request]`: the course of their counts would tell what they say.
+    """
+    state = state_of(request)
+    own = None if state.is_admin(request) else state.owner(request)
+    timeline = state.engine.timeline
+
+    def shown(row: RowStep) -> Sequence[int]:
+        return row if own is None or state.owners.of(row.request) == own else row[:1]
+
+    return JSONResponse(
+        {
+            "now": timeline.now,
+            "steps": [
+                {
+                    "number": step.number,
+                    "at": step.at,
+                    "draft_seconds": step.draft_seconds,
+                    "verify_seconds": step.verify_seconds,
+                    "rows": [shown(row) for row in step.rows],
+                }
+                for step in timeline.after(after)
+            ],
+        }
+    )
 
 
 @router.post("/v1/configure", openapi_extra={"parameters": query_parameters(EngineConfig)})

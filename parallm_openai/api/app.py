@@ -20,6 +20,7 @@ from parallm_openai.api import (
     health,
     models,
     native,
+    page,
     responses,
     tokenize,
 )
@@ -66,11 +67,20 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
         state.grammars.close()
         await engine.shutdown(settings.graceful_timeout)
 
-    app = FastAPI(title="ParaLLM OpenAI", version=__version__, lifespan=lifespan, responses=errors.DOCUMENTED)
+    app = FastAPI(
+        title="ParaLLM OpenAI",
+        version=__version__,
+        lifespan=lifespan,
+        responses=errors.DOCUMENTED,
+        # FastAPI's own pages load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)
     app.state.shared = state
     for module in MODULES:
         app.include_router(module.router)
+    page.install(app)
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)
     app.state.in_flight = InFlight()

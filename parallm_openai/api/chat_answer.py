@@ -17,6 +17,30 @@ from parallm_openai.text.output import OutputDelta
 from parallm_openai.text.tokenizer import Tokenizer
 
 
+class TokenOrigins:
+    """Counts what is behind each chunk of one choice: its tokens, and how many of them were drafted."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._accepted = 0
+
+    def of(self, delta: OutputDelta) -> list[dict[str, int]]:
+        """For each event, the tokens read since the one before, in an earlier delta if need be."""
+        counts: list[dict[str, int]] = []
+        before = 0
+        for read in delta.read:
+            self._read(delta, before, read)
+            counts.append({"tokens": self._tokens, "accepted": self._accepted})
+            self._tokens = self._accepted = 0
+            before = read
+        self._read(delta, before, len(delta.tokens))
+        return counts
+
+    def _read(self, delta: OutputDelta, start: int, end: int) -> None:
+        self._tokens += end - start
+        self._accepted += min(end, delta.accepted) - min(start, delta.accepted)
+
+
 class ChatChoice:
     """One choice as it grows. `legacy` answers with `function_call`."""
 
@@ -24,6 +48,7 @@ class ChatChoice:
         self._tokenizer = tokenizer
         self._with_logprobs = logprobs
         self._legacy = legacy
+        self.origins = TokenOrigins()
         self._answer = Answer()
         self._logprobs: list[dict[str, Any]] = []
 
@@ -96,6 +121,7 @@ class ChatAnswer:
         self._running = running
         self._head = AnswerHead.new("chat.completion", "chatcmpl", model)
         self._counted = body.stream_options is not None and bool(body.stream_options.include_usage)
+        self._with_origins = bool(body.return_speculative)
         logprobs, legacy = bool(body.logprobs), is_legacy(body)
         self._choices = [ChatChoice(tokenizer, logprobs=logprobs, legacy=legacy) for _ in running.generations]
 
@@ -105,9 +131,15 @@ class ChatAnswer:
         more: dict[str, object] = {"usage": None} if self._counted else {}
 
         def chunk(
-            index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, reason: str | None = None
+            index: int,
+            delta: dict[str, Any],
+            logprobs: dict[str, Any] | None = None,
+            reason: str | None = None,
+            origin: dict[str, int] | None = None,
         ) -> Chunk:
             choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+            if self._with_origins:
+                choice["speculative"] = origin or {"tokens": 0, "accepted": 0}
             return json_chunk(head.body([choice], **more))
 
         for index in range(len(self._choices)):
@@ -115,11 +147,12 @@ class ChatAnswer:
         async for index, delta in self._running.deltas():
             choice = self._choices[index]
             deltas, logprobs = choice.read(delta)
+            origins = iter(choice.origins.of(delta))
             for shaped in deltas:
-                yield chunk(index, shaped, logprobs)
+                yield chunk(index, shaped, logprobs, origin=next(origins, None))
                 logprobs = None
             if delta.finish_reason is not None:
-                yield chunk(index, {}, reason=choice.finish_reason)
+                yield chunk(index, {}, reason=choice.finish_reason, origin=next(origins, None))
         if self._counted:
             yield json_chunk(head.body([], usage=self._usage()))
 

@@ -15,13 +15,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from parallm_openai.api import errors
+from parallm_openai.api import errors, page
 from parallm_openai.api.error_shapes import is_anthropic
 from parallm_openai.api.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/", "/docs", "/openapi.json"})
+# The static files of `/` and `/docs`, which ask for a key themselves.
+OPEN_FOLDER = f"{page.PREFIX}/"
 # Routes that change the server for everybody.
 ADMIN_PATHS = frozenset({"/v1/configure"})
 
@@ -59,8 +61,8 @@ class RequestHeaders:
 class Keys:
     """Asks for an API key or an admin key, in `Authorization: Bearer` or `x-api-key`.
 
-    `/health` and CORS preflights need no key. If any key is set, routes that change the server for everybody need
-    an admin key.
+    `/health`, the page, the documentation and CORS preflights need no key. If any key is set, routes that change the
+    server for everybody need an admin key.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], admin_keys: Sequence[str]) -> None:
@@ -69,7 +71,7 @@ class Keys:
         self.admin_keys = [key.encode() for key in admin_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+        if scope["type"] == "http" and not _is_open(scope["path"]) and scope["method"] != "OPTIONS":
             problem = self._problem(Headers(scope=scope), admin=scope["path"] in ADMIN_PATHS)
             if problem is not None:
                 await problem.response(scope)(scope, receive, send)
@@ -89,6 +91,10 @@ class Keys:
         else:
             message = "Incorrect API key provided."
         return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def given_keys(headers: Headers) -> list[bytes]:

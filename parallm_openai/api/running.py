@@ -46,6 +46,7 @@ def start(request: HttpRequest, prepared: Sequence[Prepared], names: FieldNames)
     """Start all that is prepared, or nothing. Raises QueueFullError or EngineStoppedError."""
     state = state_of(request)
     generations = start_generations(state.engine, prepared)
+    state.owners.note((each.request_id for each in generations), state.owner(request))
     return RunningResponse(generations, names, request.state.deadline, state.settings)
 
 

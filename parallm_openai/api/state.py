@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 from parallm_openai.api import errors
 from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.middleware import given_keys
+from parallm_openai.api.owners import Owners
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.workers import Threads
 from parallm_openai.engine.worker import AsyncEngine
@@ -31,6 +32,7 @@ class AppState:
     grammars: Grammars
     preparer: Preparer
     responses: ResponseStore
+    owners: Owners
 
     @classmethod
     def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> AppState:
@@ -39,7 +41,7 @@ class AppState:
         workers = Threads(grammars, settings.template_timeout)
         preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers)
         responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
-        return cls(engine, model, settings, tokenizer, grammars, preparer, responses)
+        return cls(engine, model, settings, tokenizer, grammars, preparer, responses, Owners())
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -63,6 +65,10 @@ class AppState:
         known = {key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)}
         given = [key for key in given_keys(request.headers) if key in known]
         return hashlib.sha256(given[0]).hexdigest() if given else ""
+
+    def is_admin(self, request: HttpRequest) -> bool:
+        admins = {key.encode() for key in self.settings.admin_keys}
+        return not admins.isdisjoint(given_keys(request.headers))
 
 
 def state_of(request: HttpRequest) -> AppState:

@@ -60,7 +60,7 @@ def announce(listener: socket.socket, model: str, *, needs_key: bool) -> None:
     key = "-H 'Authorization: Bearer YOUR_KEY' " if needs_key else ""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     typer.echo(
-        f"\nServing {model} at {url}/v1 (documentation at {url}/docs; Ctrl-C stops). Try:\n\n"
+        f"\nServing {model} at {url}/v1 (chat at {url}, documentation at {url}/docs; Ctrl-C stops). Try:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' {key}-d '{body}'\n"
     )
 

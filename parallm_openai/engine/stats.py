@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from parallm_openai.engine.request import FinishReason
 from parallm_openai.engine.row import Row
+from parallm_openai.engine.timeline import Recent
+
+# Of so many requests that ended last, the latencies are reported.
+REQUESTS_KEPT = 512
+
+
+class Latency(NamedTuple):
+    """Seconds until a request's first token, and on average from one token to the next if there were several."""
+
+    first_token: float
+    between_tokens: float | None
 
 
 class EngineStats:
@@ -22,6 +34,7 @@ class EngineStats:
         self.latency = 0.0
         self.first_tokens = 0
         self.time_to_first_token = 0.0
+        self.latencies: Recent[Latency] = Recent(REQUESTS_KEPT)
         self.steps = 0
         # How often a decode step waited for the device.
         self.waits = 0
@@ -63,12 +76,16 @@ class EngineStats:
     def finished(self, row: Row, reason: FinishReason) -> None:
         self.reasons[reason.value] += 1
         self.tokens += row.generated
+        now = time.perf_counter()
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             self.completed += 1
-            self.latency += time.perf_counter() - row.arrived
+            self.latency += now - row.arrived
         if row.first_token_at is not None:
+            waited = row.first_token_at - row.arrived
             self.first_tokens += 1
-            self.time_to_first_token += row.first_token_at - row.arrived
+            self.time_to_first_token += waited
+            between = (now - row.first_token_at) / (row.generated - 1) if row.generated > 1 else None
+            self.latencies.add(Latency(waited, between))
 
     def report(self) -> dict[str, Any]:
         """JSON-ready; times in seconds."""
@@ -76,6 +93,7 @@ class EngineStats:
             "total_requests": self.requests,
             "average_latency": _ratio(self.latency, self.completed),
             "average_time_to_first_token": _ratio(self.time_to_first_token, self.first_tokens),
+            "recent_latency": self._recent_latency(),
             "finish_reasons": dict(self.reasons),
             "uptime": time.time() - self.started,
             "batching_stats": {
@@ -87,6 +105,16 @@ class EngineStats:
                 "prompt_tokens": self.prompt_tokens,
             },
             "speculative_stats": self._speculation(),
+        }
+
+    def _recent_latency(self) -> dict[str, Any]:
+        latencies = self.latencies.items()
+        return {
+            "requests": len(latencies),
+            "time_to_first_token": percentiles([each.first_token for each in latencies]),
+            "inter_token_latency": percentiles(
+                [each.between_tokens for each in latencies if each.between_tokens is not None]
+            ),
         }
 
     def _speculation(self) -> dict[str, Any]:
@@ -105,6 +133,12 @@ class EngineStats:
             "rows_drafted": self.drafting_rows,
             "rows_not_drafted": self.plain_rows,
         }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The 50th, 90th and 99th percentile, between neighbours; 0 for no values."""
+    cuts = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else [*values, 0.0][:1] * 99
+    return {f"p{rank}": cuts[rank - 1] for rank in (50, 90, 99)}
 
 
 def _ratio(part: float, whole: float) -> float:

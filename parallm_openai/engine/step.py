@@ -25,6 +25,7 @@ from parallm_openai.engine.scheduler import ModelTraits, Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.stats import EngineStats
+from parallm_openai.engine.timeline import Timeline
 from parallm_openai.engine.verification import Verification, commit, first_tokens, score_prompt, verify
 from parallm_openai.settings import EngineConfig
 
@@ -54,6 +55,7 @@ class EngineCore:
         self.eos_ids = eos_ids
         self.scheduler = Scheduler(self._new_bucket(), self._new_bucket(), drafter, traits)
         self.stats = EngineStats()
+        self.timeline = Timeline()
         # Every request that has not ended.
         self.rows: dict[int, Row] = {}
         self._outputs: list[Output] = []
@@ -190,7 +192,7 @@ class EngineCore:
             began = time.perf_counter()
             context = max(row.computed[TARGET].length for row in batch.rows)
             tokens = len(batch.rows) * forward.width
-            self._compute_prompts(batch, forward.width)
+            self._compute_prompts(batch, forward.width, began)
             # Whoever waits for a first token does not wait for the rest of the step.
             self._deliver_early()
             self._read_along(forward)
@@ -199,7 +201,7 @@ class EngineCore:
                 if row.batch is batch:
                     self._start_decoding(row, bucket)
 
-    def _compute_prompts(self, batch: Batch, width: int) -> None:
+    def _compute_prompts(self, batch: Batch, width: int, began: float) -> None:
         """Compute a chunk of each prompt, and the first token of the rows whose prompts end with it."""
         rows = list(batch.rows)
         chunks = [row.tokens[row.computed[TARGET].length :][:width] for row in rows]
@@ -215,9 +217,9 @@ class EngineCore:
                 row.prompt_logprobs += score_prompt(row, logits[end - len(chunk) : end])
             if not row.unread:
                 places[row] = end - 1
-        self._sample_first(places, logits)
+        self._sample_first(places, logits, began)
 
-    def _sample_first(self, places: Mapping[Row, int], logits: mx.array) -> None:
+    def _sample_first(self, places: Mapping[Row, int], logits: mx.array, began: float) -> None:
         """Rows have computed their prompts; `places` says which of the logits follow them."""
         for row in places:
             if row.scores_prompt:
@@ -225,9 +227,10 @@ class EngineCore:
             if row.remaining <= 0:
                 self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached_prompt_tokens))
                 self._free(row)
-        going_on = {row: place for row, place in places.items() if not row.ended}
+        going_on = [row for row in places if not row.ended]
         if going_on:
-            self._commit_all(first_tokens(list(going_on), logits[mx.array(list(going_on.values()))]))
+            verified = first_tokens(going_on, logits[mx.array([places[row] for row in going_on])])
+            self.timeline.record(began, 0.0, time.perf_counter() - began, self._commit_all(verified))
 
     def _read_along(self, forward: PromptForward) -> None:
         """The draft model computes the same prompts, or a few of them to explore."""
@@ -271,10 +274,9 @@ class EngineCore:
         drafted_at = time.perf_counter()
         verified = verify(self.target, batch, drafts, config.speculative_acceptance)
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
-        drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
-        self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds, drafts.waits + 1)
-        draft_length.learn(batch.rows, drafted, accepted, context, draft_seconds, verify_seconds)
-        self._commit_decoded(verified)
+        accepted = [each.accepted for each in verified]
+        draft_length.learn(batch.rows, drafts.lengths, accepted, context, draft_seconds, verify_seconds)
+        self._commit_decoded(verified, started, draft_seconds, verify_seconds, drafts.waits + 1)
 
     def _decode_ahead(self, decode: Decode) -> None:
         """Commit the tokens that are on their way, after the next ones have been sent off."""
@@ -283,23 +285,35 @@ class EngineCore:
         context = max(row.computed[TARGET].length for row in rows)
         verified = ahead.advance(self.target, batch, decode.ahead)
         seconds, none = time.perf_counter() - started, [0] * len(verified)
-        self.stats.stepped(none, none, 0.0, seconds)
         if steady and len(verified) == len(rows):
             draft_length.learn(rows, none, none, context, 0.0, seconds)
-        self._commit_decoded(verified)
+        self._commit_decoded(verified, started, 0.0, seconds)
 
     def _catch_up(self) -> None:
         """Commit whatever is on its way: rows are about to leave their batches."""
         for batch in [bucket.decoding for bucket in self.scheduler.buckets]:
             with self._shared_by(batch.rows):
-                self._commit_decoded(ahead.finish(batch))
+                self._commit_decoded(ahead.finish(batch), time.perf_counter(), 0.0, 0.0)
 
-    def _commit_decoded(self, verified: Sequence[Verification]) -> None:
-        for row in [each.row for each in verified]:
-            row.cleared, row.suspect = row.suspect, False
-        self._commit_all(verified)
+    def _commit_decoded(
+        self,
+        verified: Sequence[Verification],
+        started: float,
+        draft_seconds: float,
+        verify_seconds: float,
+        waits: int = 1,
+    ) -> None:
+        if not verified:
+            return
+        drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
+        self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds, waits)
+        for each in verified:
+            each.row.cleared, each.row.suspect = each.row.suspect, False
+        self.timeline.record(started, draft_seconds, verify_seconds, self._commit_all(verified))
 
-    def _commit_all(self, verified: Sequence[Verification]) -> None:
+    def _commit_all(self, verified: Sequence[Verification]) -> list[Output]:
+        """Commit what each row accepts, free those that end with it, and return what is reported of each."""
+        before = len(self._outputs)
         for each in verified:
             output, reason = commit(each)
             if reason is None:
@@ -310,6 +324,7 @@ class EngineCore:
             self._free(row)
         if any(sampling.NO_TOKEN in each.sampled for each in verified):
             self._forget_not_numbers()
+        return self._outputs[before:]
 
     # Rows leave
 

@@ -7,6 +7,7 @@ from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.stats import EngineStats
 from parallm_openai.engine.step import EngineCore
+from parallm_openai.engine.timeline import Timeline
 
 REQUESTS = (
     SamplingParams(max_tokens=3, temperature=1.0, ignore_eos=True),
@@ -24,7 +25,7 @@ def warm_up(core: EngineCore) -> None:
     while not core.idle:
         core.step()
     core.release()
-    core.stats = EngineStats()
+    core.stats, core.timeline = EngineStats(), Timeline()
     core.scheduler.prefill_speed = PrefillSpeed(core.scheduler.traits.forward_tokens)
     for bucket in core.scheduler.buckets:
         bucket.draft_length = DraftLength()

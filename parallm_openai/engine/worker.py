@@ -14,11 +14,13 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import psutil
 
 from parallm_openai.engine.build import DraftSource, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.row import describe
 from parallm_openai.engine.step import EngineCore
+from parallm_openai.engine.timeline import Timeline
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import EngineConfig
 
@@ -132,6 +134,8 @@ class Engine:
             "running": len(core.scheduler.decoding),
             "prefilling": len(core.scheduler.prefilling),
             "waiting": len(core.scheduler.waiting),
+            "max_batch_size": core.config.max_batch_size,
+            "max_queue": core.config.max_queue,
         }
         report["speculative_stats"] |= {
             "drafter": core.drafter.name,
@@ -139,7 +143,13 @@ class Engine:
             **core.scheduler.common.draft_length.report(),
         }
         report["prefix_cache"] = core.scheduler.prefixes.report()
+        report["memory"] = memory()
         return report
+
+    @property
+    def timeline(self) -> Timeline:
+        """The last steps, row by row."""
+        return self.core.timeline
 
     @property
     def unfinished(self) -> int:
@@ -264,6 +274,16 @@ class Engine:
             log.exception("outputs could not be delivered")
 
 
+def memory() -> dict[str, int]:
+    """Bytes: what MLX's arrays take now, took at most, and left behind for the next; and what the process takes."""
+    return {
+        "active_bytes": mx.get_active_memory(),
+        "peak_bytes": mx.get_peak_memory(),
+        "cache_bytes": mx.get_cache_memory(),
+        "resident_bytes": psutil.Process().memory_info().rss,
+    }
+
+
 class RequestStream:
     """One request's outputs as an async iterator; ends after the one with a finish reason."""
 
@@ -339,6 +359,11 @@ class AsyncEngine:
 
     def stats(self) -> dict[str, Any]:
         return self._engine.stats()
+
+    @property
+    def timeline(self) -> Timeline:
+        """The last steps, row by row."""
+        return self._engine.timeline
 
     async def shutdown(self, timeout: float) -> None:
         """Take no more requests, let those running finish for `timeout` seconds, cancel the rest."""

@@ -21,6 +21,10 @@ class Generation:
         self._processor = processor
 
     @property
+    def request_id(self) -> int:
+        return self._stream.request.id
+
+    @property
     def counts(self) -> Counts:
         return self._processor.counts
 

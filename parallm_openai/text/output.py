@@ -30,12 +30,15 @@ class GenerationError(Exception):
 class OutputDelta:
     """A piece of a sequence. The last event of the last one, and only that, is a Finish.
 
-    `logprobs` are those of `tokens`, whose text may still be held back. `stop_logprob` is that of the token that
-    ended the sequence, which is none of its `tokens`.
+    `read` says of each event how many of the `tokens` had been read when it came; the first `accepted` of them were
+    drafted. `logprobs` are those of `tokens`, whose text may still be held back. `stop_logprob` is that of the token
+    that ended the sequence, which is none of its `tokens`.
     """
 
     events: tuple[Event, ...] = ()
+    read: tuple[int, ...] = ()
     tokens: tuple[int, ...] = ()
+    accepted: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     stop_logprob: TokenLogprob | None = None
 
@@ -96,34 +99,40 @@ class OutputProcessor:
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         events: list[Event] = []
+        read: list[int] = []
         for count, token in enumerate(output.tokens, 1):
             events += self._events(self._detokenizer.add(token), token)
+            read += [count] * (len(events) - len(read))
             if self._complete:
                 self._count(output, count)
                 events += self._rest()
-                return self._delta(events, output.tokens[:count], output.logprobs[:count], FinishReason.STOP)
+                return self._delta(output, events, read, output.tokens[:count], FinishReason.STOP)
         self._count(output, len(output.tokens))
         if output.finish_reason is None:
-            return self._delta(events, output.tokens, output.logprobs)
+            return self._delta(output, events, read, output.tokens)
         events += self._events(self._detokenizer.flush())
         events += self._rest(output.finish_reason is FinishReason.STOP)
         reason = FinishReason.STOP if self._stop.matched else output.finish_reason
         self.counts.completion += output.stop_token is not None
-        own, stop = output.logprobs[: len(output.tokens)], output.logprobs[len(output.tokens) :]
-        return self._delta(events, output.tokens, own, reason, stop[0] if stop else None)
+        stop = output.logprobs[len(output.tokens) :]
+        return self._delta(output, events, read, output.tokens, reason, stop[0] if stop else None)
 
     def _delta(
         self,
+        output: Output,
         events: Sequence[Event],
+        read: Sequence[int],
         tokens: tuple[int, ...],
-        logprobs: tuple[TokenLogprob, ...],
         reason: FinishReason | None = None,
         stop_logprob: TokenLogprob | None = None,
     ) -> OutputDelta:
         shaped = [self._with_id(event) if isinstance(event, CallStart) else event for event in events]
         if reason is not None:
             shaped.append(Finish(reason, self._called, self._stop.matched))
-        return OutputDelta(tuple(shaped), tokens, logprobs, stop_logprob)
+        # What was held back until the end came after all tokens.
+        read = (*read, *[len(tokens)] * (len(shaped) - len(read)))
+        accepted = min(output.accepted, len(tokens))
+        return OutputDelta(tuple(shaped), read, tokens, accepted, output.logprobs[: len(tokens)], stop_logprob)
 
     def _with_id(self, start: CallStart) -> CallStart:
         self._called = True

@@ -111,6 +111,7 @@ class ChatRequest(SamplingFields):
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    return_speculative: bool | None = None
     # Known to OpenAI's clients, not supported yet: refused by name unless they ask for nothing.
     modalities: list[str] | None = None
     audio: Any = None
@@ -143,6 +144,8 @@ class ChatRequest(SamplingFields):
             raise invalid("'max_tokens' and 'max_completion_tokens' differ; send one of them.", "max_tokens")
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed with 'stream'.", "stream_options")
+        if self.return_speculative and not self.stream:
+            raise invalid("'return_speculative' is only allowed with 'stream'.", "return_speculative")
         if (wanted := self.response_format) is not None and (wanted.json_schema is None) == (
             wanted.type == "json_schema"
         ):
