@@ -29,6 +29,7 @@ from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders
 from parallm_openai.api.ollama import models as ollama_models
 from parallm_openai.api.ollama import routes as ollama
 from parallm_openai.api.paths import Paths
+from parallm_openai.api.request_log import RequestLog
 from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.state import AppState
@@ -92,6 +93,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
     app.add_middleware(Interruptible, in_flight=app.state.in_flight)
     app.add_middleware(Gate, visitors=visitors)
     app.add_middleware(Cors, visitors=visitors)
+    app.add_middleware(RequestLog)
     app.add_middleware(RequestHeaders)
     app.add_middleware(Paths)
     return app

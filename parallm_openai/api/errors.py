@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from parallm_openai.api.error_shapes import shaped
 from parallm_openai.api.field_names import FieldNames
+from parallm_openai.api.request_log import note_error
 from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
 from parallm_openai.text.output import GenerationError
 from parallm_openai.text.request_error import RequestError
@@ -72,7 +73,10 @@ class ApiError(Exception):
 
     def response(self, scope: Scope | None = None) -> JSONResponse:
         """The answer to the request of this ASGI scope, in the shape of its surface."""
-        return JSONResponse(self.body if scope is None else shaped(self, scope), self.status, self.headers)
+        if scope is None:
+            return JSONResponse(self.body, self.status, self.headers)
+        note_error(scope, self.message)
+        return JSONResponse(shaped(self, scope), self.status, self.headers)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:

@@ -14,6 +14,7 @@ from parallm_openai.api import errors
 from parallm_openai.api.errors import ApiError
 from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.ndjson import LineSource
+from parallm_openai.api.request_log import note_running
 from parallm_openai.api.sse import DONE, Chunk, EventSource, json_chunk, until
 from parallm_openai.api.state import state_of
 from parallm_openai.settings import ServerSettings
@@ -47,7 +48,9 @@ def start(request: HttpRequest, prepared: Sequence[Prepared], names: FieldNames)
     state = state_of(request)
     generations = start_generations(state.engine, prepared)
     state.owners.note((each.request_id for each in generations), state.owner(request))
-    return RunningResponse(generations, names, request.state.deadline, state.settings)
+    running = RunningResponse(generations, names, request.state.deadline, state.settings)
+    note_running(request.scope, running)
+    return running
 
 
 class RunningResponse:
@@ -61,6 +64,8 @@ class RunningResponse:
         self, generations: Sequence[Generation], names: FieldNames, deadline: float, settings: ServerSettings
     ) -> None:
         self.generations = generations
+        # Why it ended in the middle of its stream.
+        self.failure: str | None = None
         self._names = names
         self._deadline = deadline
         self._settings = settings
@@ -143,4 +148,6 @@ class RunningResponse:
                 yield item
         except Exception as error:
             self._cancel()
-            yield failed(self.error_of(error))
+            known = self.error_of(error)
+            self.failure = known.message
+            yield failed(known)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from parallm_openai.engine.request import TokenLogprob
+from parallm_openai.engine.request import FinishReason, TokenLogprob
 from parallm_openai.text.output import Counts, OutputDelta, OutputProcessor
 from parallm_openai.text.prepare import Prepared
 
@@ -19,6 +20,9 @@ class Generation:
     def __init__(self, stream: RequestStream, processor: OutputProcessor) -> None:
         self._stream = stream
         self._processor = processor
+        # By `time.perf_counter`; None until there is a token.
+        self.first_token_at: float | None = None
+        self.finish_reason: FinishReason | None = None
 
     @property
     def request_id(self) -> int:
@@ -40,6 +44,7 @@ class Generation:
         try:
             async for output in self._stream:
                 delta = self._processor.process(output)
+                self._note(delta)
                 if delta.finish_reason is not None:
                     # A stop string or a completed call ends the sequence before the engine knows of it.
                     self._stream.cancel(delta.finish_reason)
@@ -48,6 +53,11 @@ class Generation:
                     return
         finally:
             self.cancel()
+
+    def _note(self, delta: OutputDelta) -> None:
+        if self.first_token_at is None and delta.tokens:
+            self.first_token_at = time.perf_counter()
+        self.finish_reason = delta.finish_reason
 
     def cancel(self) -> None:
         self._stream.cancel()
