@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +13,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 from support import families, tiny
 
+from parallm_openai.engine.cache.inputs import Inputs
+from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.models.language_model import LanguageModel
 
 IDS = mx.array([[3, 1, 4, 1], [5, 9, 2, 6], [5, 3, 5, 8]])
@@ -124,3 +127,38 @@ def test_a_network_that_needs_all_its_logits_computes_them_all_and_is_left_as_it
     assert not model.has_head
     assert names(network) == before
     np.testing.assert_allclose(np.array(model(IDS, model.make_cache(), mx.array([3, 7]))), expected[[3, 7]], atol=2e-4)
+
+
+class Other(nn.Module):
+    """A projection of a kind that is not known."""
+
+    def __init__(self, weight: mx.array) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weight = weight
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.T
+
+
+@pytest.mark.parametrize("prefill_chunk", [7, 100])
+def test_without_a_head_no_logits_are_computed_but_for_a_prompts_last_token(
+    monkeypatch: pytest.MonkeyPatch, prefill_chunk: int
+) -> None:
+    network = tiny.model(seed=73)
+    network.update_modules({"lm_head": Other(network.lm_head.weight)})
+    forwards: list[Inputs] = []
+    forward = RaggedCache.forward
+
+    def noting(cache: RaggedCache, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+        forwards.append(inputs)
+        return forward(cache, inputs, lengths)
+
+    monkeypatch.setattr(RaggedCache, "forward", noting)
+    requests = [tiny.greedy([n] * (9 * n + 1), 6) for n in range(5)] + [tiny.greedy([7] * 20, 4, prompt_logprobs=1)]
+    engine = tiny.core(target=network, prefill_chunk=prefill_chunk)
+    assert not engine.target.model.has_head
+    run = tiny.run_all(engine, requests)
+    for request in requests:
+        assert run.tokens[request.id] == tiny.reference(request, target=network)
+    for inputs in forwards:
+        assert not any(inputs.wanted) or inputs.width == max(inputs.wanted)

@@ -44,7 +44,13 @@ class ModelRunner:
 
         Returns logits of the last `wanted[i]` tokens of each row's chunk, not computed unless somebody evaluates them.
         """
-        logits = self.advance(batch, Inputs.of(chunks, [0] * len(chunks) if wanted is None else wanted))
+        wanted = [0] * len(chunks) if wanted is None else wanted
+        if 0 < max(wanted) < max(map(len, chunks)) and not self.model.has_head:
+            # Such a model computes logits wherever it reads, or nowhere: those of a whole prompt would fill the memory.
+            ends = [len(chunk) - count if count else len(chunk) for chunk, count in zip(chunks, wanted, strict=True)]
+            self.prefill(batch, [chunk[:end] for chunk, end in zip(chunks, ends, strict=True)])
+            chunks = [chunk[end:] for chunk, end in zip(chunks, ends, strict=True)]
+        logits = self.advance(batch, Inputs.of(chunks, wanted))
         batch.caches[self.role].evaluate()
         return logits
 
