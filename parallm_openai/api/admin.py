@@ -1,4 +1,4 @@
-"""The native routes that watch and change the engine: `/v1/stats`, `/v1/engine/steps` and `/v1/configure`."""
+"""The routes that watch and change the engine: `/v1/stats`, `/metrics`, `/v1/engine/steps` and `/v1/configure`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import Query, Response
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
 from parallm_openai.api import errors
@@ -25,6 +26,12 @@ async def stats(request: HttpRequest) -> Response:
     """What the engine has done since it started; times in seconds."""
     state = state_of(request)
     return JSONResponse({"model": state.model.name, **state.engine.stats()})
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: HttpRequest) -> Response:
+    """The same and more as metrics for Prometheus."""
+    return Response(state_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/engine/steps")

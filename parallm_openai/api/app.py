@@ -93,7 +93,7 @@ def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings
     app.add_middleware(Interruptible, in_flight=app.state.in_flight)
     app.add_middleware(Gate, visitors=visitors)
     app.add_middleware(Cors, visitors=visitors)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, metrics=state.metrics)
     app.add_middleware(RequestHeaders)
     app.add_middleware(Paths)
     return app

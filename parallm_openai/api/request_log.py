@@ -1,4 +1,7 @@
-"""One line in the log for each request: how it was answered, what it cost and how fast it was. Never what it said."""
+"""What is noted of each request, in a line of the log and in metrics: how it was answered and what it cost.
+
+Never what it said.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
+    from parallm_openai.api.metrics import Metrics
     from parallm_openai.api.running import RunningResponse
 
 log = logging.getLogger(__name__)
@@ -32,8 +36,9 @@ def note_running(scope: Scope, running: RunningResponse) -> None:
 class RequestLog:
     """Logs each request once it is answered; one that only reads, and succeeds, at the level `debug`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,6 +57,8 @@ class RequestLog:
         try:
             await self.app(scope, receive, noting)
         finally:
+            if (running := scope.get("state", {}).get(RUNNING)) is not None:
+                self.metrics.observe(running, began)
             reads = status < 400 and scope["method"] in ("GET", "HEAD", "OPTIONS")
             level = logging.DEBUG if reads else logging.WARNING if status >= 500 else logging.INFO
             if log.isEnabledFor(level):

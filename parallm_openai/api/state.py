@@ -9,6 +9,7 @@ from fastapi import Request as HttpRequest
 
 from parallm_openai.api import errors
 from parallm_openai.api.leniency import Ignored
+from parallm_openai.api.metrics import Metrics
 from parallm_openai.api.middleware import given_keys
 from parallm_openai.api.owners import Owners
 from parallm_openai.api.response_store import ResponseStore
@@ -33,6 +34,7 @@ class AppState:
     preparer: Preparer
     responses: ResponseStore
     owners: Owners
+    metrics: Metrics
 
     @classmethod
     def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> AppState:
@@ -41,7 +43,9 @@ class AppState:
         workers = Threads(grammars, settings.template_timeout)
         preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers)
         responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
-        return cls(engine, model, settings, tokenizer, grammars, preparer, responses, Owners())
+        return cls(
+            engine, model, settings, tokenizer, grammars, preparer, responses, Owners(), Metrics(engine, model.name)
+        )
 
     @property
     def model_names(self) -> tuple[str, ...]:

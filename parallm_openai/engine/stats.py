@@ -128,6 +128,7 @@ class EngineStats:
             "acceptance_by_position": [
                 _ratio(self.accepted[depth], self.drafted[depth]) for depth in sorted(self.drafted)
             ],
+            "accepted_by_position": [self.accepted[depth] for depth in sorted(self.drafted)],
             "draft_seconds": self.draft_seconds,
             "verify_seconds": self.verify_seconds,
             "rows_drafted": self.drafting_rows,
