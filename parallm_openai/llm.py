@@ -19,6 +19,7 @@ from parallm_openai.models.loading import LoadedModel, load
 from parallm_openai.settings import EngineConfig
 from parallm_openai.text.answer import Answer, ToolCall
 from parallm_openai.text.call_ids import Message
+from parallm_openai.text.defaults import Defaults, asked
 from parallm_openai.text.description import AnswerFormat, ChatDescription, Prompt, TextDescription, Tool, ToolChoice
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.output import OutputProcessor
@@ -149,11 +150,12 @@ class LLM:
     ) -> list[GenerationResult]:
         """Continue every prompt (text or token ids), batched; the results are in the prompts' order.
 
+        Without sampling parameters, those hold that the model's makers recommend, and an answer has 16 tokens at most.
         Raises RequestError, which is a ValueError, for a prompt that is empty, too long or has an unknown id, before
         anything starts. Raises GenerationError if the engine fails.
         """
         listed = _as_list(prompts)
-        params = _one_each(sampling_params, len(listed), SamplingParams(), "prompts")
+        params = _one_each(sampling_params, len(listed), asked(max_tokens=16), "prompts")
         prepared = [
             self._prepared_text(prompt, each, _stops(stop)) for prompt, each in zip(listed, params, strict=True)
         ]
@@ -185,7 +187,8 @@ class LLM:
 
         Messages and `tools` are as OpenAI's clients write them. `tool_choice` is "auto", "none", "required" or a
         tool's name. An answer that calls no tool follows `json_schema`, `regex` or `grammar` (Lark), of which there
-        may be one. Without sampling parameters an answer may be as long as the context allows.
+        may be one. Without sampling parameters an answer may be as long as the context allows, and is sampled as the
+        model's makers recommend.
 
         Raises RequestError, which is a ValueError, before anything starts, and GenerationError if the engine fails.
         """
@@ -203,7 +206,7 @@ class LLM:
             stops=_stops(stop),
         )
         conversations = _as_conversations(messages)
-        params = _one_each(sampling_params, len(conversations), SamplingParams(max_tokens=None), "conversations")
+        params = _one_each(sampling_params, len(conversations), asked(), "conversations")
         prepared = [
             run_inline(self._preparer.chat(replace(description, messages=each, **_lengths(own))))
             for each, own in zip(conversations, params, strict=True)
@@ -265,7 +268,9 @@ class LLM:
     @cached_property
     def _preparer(self) -> Preparer:
         limits = _Limits(self.model.context_length, self._engine)
-        return Preparer(self.tokenizer, self._grammars, self.model.eos_token_ids, limits, Inline())
+        return Preparer(
+            self.tokenizer, self._grammars, self.model.eos_token_ids, limits, Inline(), Defaults.of(self.model)
+        )
 
     def stats(self) -> dict[str, Any]:
         """The engine's numbers, as `/v1/stats` gives them."""

@@ -7,6 +7,7 @@ the others.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ def _each(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(lambda values: tuple(map(check, values)))
 
 
+def _from_json(value: Any) -> Any:
+    """The object that a text of JSON stands for; a configuration file may hold the object itself."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"this is no JSON: {error}") from error
+
+
 NonEmpty = Annotated[str, AfterValidator(_not_empty)]
 # Texts of a repeatable flag; a configuration file may hold one text or a list of them.
 Repeatable = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
@@ -103,26 +114,77 @@ class ConfigFile(Settings):
 class ModelSettings(Settings):
     """Which model to load, and how."""
 
-    model: Annotated[NonEmpty | None, Flag("Model", kind="a folder, GGUF file or hub id")] = Field(
-        None, description="The model, quantised or not; the bundled demo model if not given."
+    model: Annotated[NonEmpty | None, Flag("Model", kind="a name, folder, GGUF file or hub id")] = Field(
+        None,
+        description="The model, quantised or not. If not given: smollm2 once it is fetched, else the bundled demo.",
     )
     adapter_path: Annotated[NonEmpty | None, Flag("Model", kind="a folder")] = Field(
         None, description="A LoRA adapter for the model."
     )
+    chat_template: Annotated[NonEmpty | None, Flag("Model", kind="a file")] = Field(
+        None, description="A chat template in Jinja, in place of the model's own."
+    )
     trust_remote_code: Annotated[bool, Flag("Model")] = Field(False, description="Run code that comes with a model.")
+
+
+class SamplingDefaults(Settings):
+    """Sampling parameters for requests that do not say."""
+
+    temperature: Annotated[float | None, Flag("Defaults of requests")] = Field(
+        None, ge=0, le=2, description="Temperature of a request that gives none; else the model's, else 1."
+    )
+    top_p: Annotated[float | None, Flag("Defaults of requests")] = Field(
+        None, ge=0, le=1, description="top_p of a request that gives none; else the model's, else 1."
+    )
+    top_k: Annotated[int | None, Flag("Defaults of requests")] = Field(
+        None, ge=-1, description="top_k of a request that gives none; else the model's, else 0, which is off."
+    )
+    min_p: Annotated[float | None, Flag("Defaults of requests")] = Field(
+        None, ge=0, le=1, description="min_p of a request that gives none; else the model's, else 0, which is off."
+    )
+    repetition_penalty: Annotated[float | None, Flag("Defaults of requests")] = Field(
+        None, ge=0.01, le=10, description="repetition_penalty of a request that gives none; else the model's, else 1."
+    )
+    max_tokens: Annotated[int | None, Flag("Defaults of requests")] = Field(
+        None,
+        ge=1,
+        description="The most tokens of an answer whose request gives no limit, as far as the context has room. If not "
+        "given: all that fit in chats, 16 in completions, 256 in native requests.",
+    )
+
+
+NO_DEFAULTS = SamplingDefaults()
+
+
+class RequestDefaults(SamplingDefaults):
+    """What holds for requests that do not say."""
+
+    generation_config: Annotated[
+        NonEmpty, Flag("Defaults of requests", kind="auto, none or a folder with generation_config.json")
+    ] = Field(
+        "auto",
+        description="Where the model's sampling parameters come from: auto is the model itself, none leaves them out.",
+    )
+    chat_template_args: Annotated[
+        dict[str, Any] | None, BeforeValidator(_from_json), Flag("Defaults of requests", kind="a JSON object")
+    ] = Field(
+        None,
+        description='Variables of the chat template, such as {"enable_thinking": false}; those of a request go before.',
+    )
 
 
 class DraftSettings(Settings):
     """What guesses tokens for the model to verify."""
 
-    draft_model: Annotated[NonEmpty | None, Flag("Speculation", kind="a folder, GGUF file or hub id")] = Field(
+    draft_model: Annotated[NonEmpty | None, Flag("Speculation", kind="a name, folder, GGUF file or hub id")] = Field(
         None,
-        description="A smaller model with the same tokenizer, which drafts. The bundled model has one of its own.",
+        description="A smaller model with the same tokenizer, which drafts. demo has one of its own.",
     )
     draft: Annotated[Literal["ngram", "none"] | None, Flag("Speculation", hint="a draft model is --draft-model")] = (
         Field(
             None,
-            description="How to draft without a draft model: ngram copies from the text so far, none does not draft.",
+            description="How to draft without a draft model: ngram copies from the text so far, none does not draft. "
+            "smollm2 drafts by ngram unless told otherwise.",
         )
     )
 

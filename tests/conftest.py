@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+
+# Commands without --model work with the bundled pair, whatever has been fetched on this machine.
+os.environ["PARALLM_MODEL"] = "demo"
 
 # A failed assertion in a helper shows its values, as one in a test does.
 pytest.register_assert_rewrite("support")

@@ -70,7 +70,8 @@ def test_stats_count_what_was_done(start_server: Callable[..., RunningServer]) -
     assert after["total_requests"] == 3
     assert after["average_latency"] > 0
     assert after["batching_stats"]["total_tokens"] == answer.json()["usage"]["completion_tokens"] == 24
-    assert after["batching_stats"]["total_batches"] >= 8
+    # The first of eight tokens comes with the prompt.
+    assert after["batching_stats"]["total_batches"] >= 7
     assert 1 <= after["batching_stats"]["avg_batch_size"] <= 3
     assert {"acceptance_rate", "draft_length"} <= set(after["speculative_stats"])
 

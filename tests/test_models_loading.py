@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -19,9 +18,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from mlx.utils import tree_map_with_path
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import quantize_model, save_config
-from support import families
+from support import families, hub
 
-from parallm_openai.models import loading
+from parallm_openai.models import finding, loading
 from parallm_openai.models.loading import FALLBACK_CONTEXT, ModelLoadError, check_same_tokenizer, load
 from parallm_openai.models.weights import on_plain_cpu
 
@@ -220,7 +219,7 @@ def test_a_damaged_folder_is_refused_with_the_reason(folder: Path, damage: Calla
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nosuch", "~/no/such/folder", "a/b/c"])
 def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(finding, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(ModelLoadError, match="there is no model folder"):
         load(path)
 
@@ -241,22 +240,11 @@ def test_a_missing_adapter_is_named(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of a hub that cannot be reached."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return cache
-
-
-def put_into_cache(folder: Path, cache: Path, model_id: str) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = cache / f"models--{model_id.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    shutil.copytree(folder, repository / "snapshots" / commit)
+    return hub.use_cache(tmp_path / "hub", monkeypatch)
 
 
 def test_a_cached_hub_model_loads_without_the_hub(folder: Path, hub_cache: Path) -> None:
-    put_into_cache(folder, hub_cache, "someone/tiny")
+    hub.put_into_cache(folder, hub_cache, "someone/tiny")
     model = load("someone/tiny")
     assert model.name == "someone/tiny"
     assert model.path.is_relative_to(hub_cache)
@@ -275,14 +263,14 @@ def test_an_unreachable_hub_is_logged_when_the_cache_serves(
             return str(folder)
         raise LocalEntryNotFoundError("Got: ConnectError")
 
-    monkeypatch.setattr(loading, "snapshot_download", download)
+    monkeypatch.setattr(finding, "snapshot_download", download)
     with caplog.at_level(logging.WARNING):
         assert load("someone/tiny").path == folder
     assert "comes from the local cache" in caplog.text
 
 
 def test_a_local_folder_wins_over_a_hub_id(folder: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_into_cache(folder, hub_cache, "someone/tiny")
+    hub.put_into_cache(folder, hub_cache, "someone/tiny")
     monkeypatch.chdir(folder.parent)
     shutil.copytree(folder, folder.parent / "someone" / "tiny")
     assert load("someone/tiny").path == Path("someone/tiny")

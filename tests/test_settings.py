@@ -23,13 +23,14 @@ from parallm_openai.settings import (
     EngineConfig,
     Flag,
     ModelSettings,
+    RequestDefaults,
     ServerSettings,
     Settings,
     ToolCallParser,
 )
 from parallm_openai.text.tools.families import FORMATS
 
-MODELS: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, ServerSettings]
+MODELS: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, RequestDefaults, ServerSettings]
 OPTIONS = {option.key: option for model in MODELS for option in options_of(model)}
 # Values that differ from the default, for settings that are neither switches nor numbers.
 SAMPLES = {
@@ -39,6 +40,13 @@ SAMPLES = {
     "prefill-chunk": "100",
     "speculative-acceptance": "rejection",
     "log-level": "debug",
+    "temperature": "0.5",
+    "top-p": "0.5",
+    "top-k": "5",
+    "min-p": "0.5",
+    "repetition-penalty": "1.5",
+    "max-tokens": "5",
+    "chat-template-args": '{"enable_thinking": false}',
     "cors-origins": "null",
 }
 
@@ -48,13 +56,20 @@ def invoke(*arguments: str, **environment: str) -> tuple[dict[str, Any], Any]:
     seen: dict[str, Any] = {}
 
     @with_settings(config_file=True)
-    def command(model: ModelSettings, drafting: DraftSettings, config: EngineConfig, settings: ServerSettings) -> None:
-        for each in (model, drafting, config, settings):
+    def command(
+        model: ModelSettings,
+        drafting: DraftSettings,
+        config: EngineConfig,
+        defaults: RequestDefaults,
+        settings: ServerSettings,
+    ) -> None:
+        for each in (model, drafting, config, defaults, settings):
             seen.update(each.model_dump())
 
     app = typer.Typer(pretty_exceptions_enable=False)
     app.command()(command)
-    return seen, CliRunner().invoke(app, list(arguments), env=environment)
+    # The tests' own choice of a model is not set here.
+    return seen, CliRunner().invoke(app, list(arguments), env={"PARALLM_MODEL": "", **environment})
 
 
 def given(*arguments: str, **environment: str) -> dict[str, Any]:
@@ -151,7 +166,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("a.yaml", "use-speculative: 3", "use-speculative: must be true or false, not 3"),
         ("a.yaml", "log-level: loud", "log-level: must be one of debug, info, warning or error, not 'loud'"),
         ("a.yaml", "draft: model", "draft: must be ngram or none, not 'model'; a draft model is --draft-model"),
-        ("a.yaml", "model: 5", "model: must be a folder, GGUF file or hub id, not 5"),
+        ("a.yaml", "model: 5", "model: must be a name, folder, GGUF file or hub id, not 5"),
         ("a.toml", "host = ' '", "host: must not be empty"),
         ("a.yaml", "api-key: 12345", "api-key: must be a text or a list of texts\n"),
         ("a.yaml", "api-key:", "api-key: must be a text or a list of texts\n"),
@@ -266,7 +281,7 @@ def test_keys_are_not_in_what_is_printed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["", "serve", "generate", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["", "serve", "generate", "doctor", "bench", "models", "models show"])
 def test_no_help_imports_mlx_or_the_server(command: str) -> None:
     code = (
         "import contextlib, sys\n"

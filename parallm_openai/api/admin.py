@@ -23,9 +23,10 @@ router = body_router(tags=["native"])
 
 @router.get("/v1/stats")
 async def stats(request: HttpRequest) -> Response:
-    """What the engine has done since it started; times in seconds."""
+    """What the engine has done since it started, times in seconds, and the defaults of requests that do not say."""
     state = state_of(request)
-    return JSONResponse({"model": state.model.name, **state.engine.stats()})
+    defaults = {"sampling_defaults": state.defaults.in_force(), "chat_template_args": state.defaults.template_variables}
+    return JSONResponse({"model": state.model.name, **state.engine.stats(), **defaults})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

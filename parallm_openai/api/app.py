@@ -37,6 +37,7 @@ from parallm_openai.api.visitors import Cors, Gate, Visitors
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
+from parallm_openai.text.defaults import Defaults
 
 MODULES = (
     completions,
@@ -56,11 +57,16 @@ MODULES = (
 BODIES_HELD = 16
 
 
-def create_app(engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> FastAPI:
-    """All routes on one engine; the app shuts the engine down with itself."""
+def create_app(
+    engine: AsyncEngine, model: LoadedModel, settings: ServerSettings, defaults: Defaults | None = None
+) -> FastAPI:
+    """All routes on one engine; the app shuts the engine down with itself.
+
+    `defaults` hold for requests that do not say; without them, the model's own do.
+    """
     # sse-starlette would cut streams half a second after SIGTERM; uvicorn's own time-out rules here.
     AppStatus.disable_automatic_graceful_drain()
-    state = AppState.of(engine, model, settings)
+    state = AppState.of(engine, model, settings, defaults or Defaults.of(model))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

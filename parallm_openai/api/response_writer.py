@@ -14,6 +14,7 @@ from parallm_openai.api.logprobs import chat_content
 from parallm_openai.api.schemas.response_items import sealed
 from parallm_openai.api.schemas.responses import ResponsesRequest, ResponseTool, TextFormat
 from parallm_openai.engine.request import FinishReason
+from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
 from parallm_openai.text.generation import Generation
 from parallm_openai.text.output import OutputDelta
@@ -28,7 +29,7 @@ OBFUSCATION = 16
 class ResponseWriter:
     """Turns the events of one answer into items. Its own events are numbered from 0, in the documented order."""
 
-    def __init__(self, body: ResponsesRequest, model: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, body: ResponsesRequest, model: str, tokenizer: Tokenizer, defaults: Defaults) -> None:
         self._tokenizer = tokenizer
         self._logprobs = body.wants_logprobs
         self._seals = body.wants_sealed_thoughts
@@ -37,7 +38,7 @@ class ResponseWriter:
         self._items: list[dict[str, Any]] = []
         self._open = False
         self._scored: list[dict[str, Any]] = []
-        self._response = _response(body, model)
+        self._response = _response(body, model, defaults)
 
     @property
     def body(self) -> dict[str, Any]:
@@ -201,9 +202,10 @@ def _dumped(value: Any) -> Any:
     return value.model_dump() if isinstance(value, BaseModel) else value
 
 
-def _response(body: ResponsesRequest, model: str) -> dict[str, Any]:
+def _response(body: ResponsesRequest, model: str, defaults: Defaults) -> dict[str, Any]:
     """A response at its beginning, with the fields that it repeats from its request."""
     reasoning = body.reasoning
+    sampling = defaults.filled(body.sampling(max_tokens=None))
     return {
         "id": _id("resp"),
         "object": "response",
@@ -230,12 +232,12 @@ def _response(body: ResponsesRequest, model: str) -> dict[str, Any]:
         # There is only this one, whichever the request asked for.
         "service_tier": "default",
         "store": body.store is not False,
-        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "temperature": sampling.temperature,
         "text": _text(body),
         "tool_choice": _dumped(body.tool_choice) or "auto",
         "tools": [_tool(tool) for tool in body.functions.values()],
         "top_logprobs": body.top_logprobs or 0,
-        "top_p": 1.0 if body.top_p is None else body.top_p,
+        "top_p": sampling.top_p,
         "truncation": body.truncation or "disabled",
         "usage": None,
         "user": body.user,

@@ -41,7 +41,8 @@ async def create_response(body: ResponsesRequest, request: HttpRequest) -> Respo
     said = conversation(state.responses, owner, body)
     description = response_description(body, said.messages(body.reasoning), owner)
     running = await _start(request, body, description)
-    exchange = _Exchange(state, owner, body, said, running, ResponseWriter(body, model, state.tokenizer))
+    writer = ResponseWriter(body, model, state.tokenizer, state.defaults)
+    exchange = _Exchange(state, owner, body, said, running, writer)
     if body.stream:
         return running.stream_events(exchange.stream_chunks(), exchange.failed)
     async with running:

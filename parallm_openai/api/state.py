@@ -17,6 +17,7 @@ from parallm_openai.api.workers import Threads
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
+from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.prepare import Preparer
 from parallm_openai.text.tokenizer import Tokenizer
@@ -35,17 +36,17 @@ class AppState:
     responses: ResponseStore
     owners: Owners
     metrics: Metrics
+    defaults: Defaults
 
     @classmethod
-    def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings) -> AppState:
+    def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings, defaults: Defaults) -> AppState:
         tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
         grammars = tokenizer.grammars(model.eos_token_ids)
         workers = Threads(grammars, settings.template_timeout)
-        preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers)
+        preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers, defaults)
         responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
-        return cls(
-            engine, model, settings, tokenizer, grammars, preparer, responses, Owners(), Metrics(engine, model.name)
-        )
+        metrics = Metrics(engine, model.name)
+        return cls(engine, model, settings, tokenizer, grammars, preparer, responses, Owners(), metrics, defaults)
 
     @property
     def model_names(self) -> tuple[str, ...]:

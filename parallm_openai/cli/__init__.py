@@ -1,4 +1,4 @@
-"""The command line: `parallm-openai serve | bench | generate | doctor`.
+"""The command line: `parallm-openai serve | generate | models | doctor | bench`.
 
 Each command has a module of its own. What takes long to import waits until a command needs it.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from parallm_openai import __version__
-from parallm_openai.cli import bench, doctor, generate, serve
+from parallm_openai.cli import bench, doctor, generate, models, serve
 
 app = typer.Typer(
     add_completion=False,
@@ -32,6 +32,7 @@ def version(
 
 for command in (serve.serve, generate.generate, doctor.doctor, bench.bench):
     app.command()(command)
+app.add_typer(models.app)
 
 
 def main() -> None:

@@ -12,22 +12,29 @@ from typing import TYPE_CHECKING, Any
 from parallm_openai import logs
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
-from parallm_openai.cli.loading import load_draft, load_model
+from parallm_openai.cli.loading import load_defaults, load_draft, load_model
 from parallm_openai.cli.options import options_of
 from parallm_openai.cpu import prepare
-from parallm_openai.settings import DraftSettings, EngineConfig, ModelSettings, ServerSettings
+from parallm_openai.settings import DraftSettings, EngineConfig, ModelSettings, RequestDefaults, ServerSettings
 
 if TYPE_CHECKING:
     from parallm_openai.api.serving import HttpServer
     from parallm_openai.engine.build import DraftSource
     from parallm_openai.engine.worker import AsyncEngine
     from parallm_openai.models.loading import LoadedModel
+    from parallm_openai.text.defaults import Defaults
 
 log = logging.getLogger("parallm_openai")
 
 
 @with_settings(config_file=True)
-def serve(model: ModelSettings, drafting: DraftSettings, config: EngineConfig, settings: ServerSettings) -> None:
+def serve(
+    model: ModelSettings,
+    drafting: DraftSettings,
+    config: EngineConfig,
+    defaults: RequestDefaults,
+    settings: ServerSettings,
+) -> None:
     """Serve a model over HTTP.
 
     Every flag is also an environment variable (PARALLM_PORT for --port), and
@@ -40,8 +47,9 @@ def serve(model: ModelSettings, drafting: DraftSettings, config: EngineConfig, s
     # The port is taken before the model is loaded, so that a busy one is known at once.
     listener, settings = _listen(settings)
     target = load_model(model)
+    held = load_defaults(target, defaults)
     draft = load_draft(model, drafting)
-    _run(target, draft, config, settings, listener)
+    _run(target, draft, config, held, settings, listener)
 
 
 def _check_that_keys_are_there(settings: ServerSettings) -> None:
@@ -67,7 +75,12 @@ def _listen(settings: ServerSettings) -> tuple[socket.socket, ServerSettings]:
 
 
 def _run(
-    target: LoadedModel, draft: DraftSource, config: EngineConfig, settings: ServerSettings, listener: socket.socket
+    target: LoadedModel,
+    draft: DraftSource,
+    config: EngineConfig,
+    defaults: Defaults,
+    settings: ServerSettings,
+    listener: socket.socket,
 ) -> None:
     from parallm_openai.api.serving import FORCED, leave
     from parallm_openai.cli.listener import allow_many_connections
@@ -77,7 +90,7 @@ def _run(
         engine = AsyncEngine(target, config, draft)
     allow_many_connections()
     _log_models(target, draft, engine)
-    server = _http_server(engine, target, settings, listener)
+    server = _http_server(engine, target, defaults, settings, listener)
     # uvicorn raises the interrupt again after an orderly end.
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
@@ -106,7 +119,11 @@ def _log_models(target: LoadedModel, draft: DraftSource, engine: AsyncEngine) ->
 
 
 def _http_server(
-    engine: AsyncEngine, target: LoadedModel, settings: ServerSettings, listener: socket.socket
+    engine: AsyncEngine,
+    target: LoadedModel,
+    defaults: Defaults,
+    settings: ServerSettings,
+    listener: socket.socket,
 ) -> HttpServer:
     from parallm_openai.api.app import create_app
     from parallm_openai.api.serving import HttpServer
@@ -119,7 +136,7 @@ def _http_server(
                 announce(listener, target.name, needs_key=bool(settings.api_keys))
 
     options: dict[str, Any] = {"log_level": settings.log_level, "access_log": settings.log_level == "debug"}
-    server = Announcing(create_app(engine, target, settings), **options)
+    server = Announcing(create_app(engine, target, settings, defaults), **options)
 
     def stop_serving() -> None:
         server.should_exit = True

@@ -9,9 +9,17 @@ from parallm_openai.bench.shape import PairShape
 from parallm_openai.cli.bench_settings import LoadSettings, OutputSettings, TargetSettings
 from parallm_openai.cli.generate import PromptSettings, SamplingSettings
 from parallm_openai.cli.options import Option, options_of
-from parallm_openai.settings import ConfigFile, DraftSettings, EngineConfig, ModelSettings, ServerSettings, Settings
+from parallm_openai.settings import (
+    ConfigFile,
+    DraftSettings,
+    EngineConfig,
+    ModelSettings,
+    RequestDefaults,
+    ServerSettings,
+    Settings,
+)
 
-SERVE: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, ServerSettings]
+SERVE: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, RequestDefaults, ServerSettings]
 GENERATE: list[type[Settings]] = [PromptSettings, SamplingSettings]
 BENCH: list[type[Settings]] = [TargetSettings, LoadSettings, OutputSettings, PairShape]
 

@@ -14,6 +14,8 @@ _request_numbers = itertools.count()
 
 
 LEAST_TEMPERATURE = 1e-5
+# The parameters for which a model or a server may have defaults of its own.
+DEFAULTABLE = frozenset(("temperature", "top_p", "top_k", "min_p", "repetition_penalty"))
 
 
 class FinishReason(StrEnum):
@@ -37,6 +39,8 @@ class SamplingParams:
     A `seed` of None draws one, so that every request is a function of its own
     parameters alone. `max_tokens` None means up to the context's end. `grammar` says which
     tokens may follow; a sequence whose grammar allows no more ends with `stop`.
+    `unsaid` names parameters that a request leaves to the defaults of the model and the server; none are left when it
+    reaches the engine.
     """
 
     max_tokens: int | None = 16
@@ -56,6 +60,7 @@ class SamplingParams:
     ignore_eos: bool = False
     use_speculative: bool | None = None
     grammar: Grammar | None = None
+    unsaid: frozenset[str] = frozenset()
 
     @property
     def greedy(self) -> bool:

@@ -26,6 +26,12 @@ def missed_chat_template(folder: Path) -> Template | None:
     return default | {file.stem: file.read_text(encoding="utf-8") for file in more}
 
 
+def template_beside(folder: Path) -> Template | None:
+    """The template of `chat_template.jinja` or `chat_template.json` in the folder, for models that have no others."""
+    jinja = folder / "chat_template.jinja"
+    return jinja.read_text(encoding="utf-8") if jinja.is_file() else _read(folder / "chat_template.json")
+
+
 def _read(file: Path) -> Template | None:
     """What the file calls `chat_template`: one, or several by their names."""
     if not file.is_file():

@@ -10,24 +10,25 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from jinja2 import TemplateSyntaxError
 
 from parallm_openai.cpu import prepare
-from parallm_openai.models.chat_template import missed_chat_template
-from parallm_openai.models.gguf.finding import GgufError, gguf_file, is_gguf
+from parallm_openai.models.chat_template import Template, missed_chat_template, template_beside
+from parallm_openai.models.finding import find_model
+from parallm_openai.models.generation_config import FILE as GENERATION_CONFIG
+from parallm_openai.models.generation_config import gguf_sampling, read_generation_config
+from parallm_openai.models.gguf.finding import GgufError, gguf_file
+from parallm_openai.models.load_error import ModelLoadError, sentence
+from parallm_openai.models.named import NAMED
+from parallm_openai.models.vocabulary import difference
+from parallm_openai.settings import NO_DEFAULTS, SamplingDefaults
 
 if TYPE_CHECKING:
     import mlx.core as mx
     import mlx.nn as nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+__all__ = ["LoadedModel", "ModelLoadError", "check_same_tokenizer", "context_length", "load"]
 
 log = logging.getLogger(__name__)
 
@@ -46,15 +47,12 @@ NO_LIMIT = int(1e30)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "vocab.json")
 
 
-class ModelLoadError(Exception):
-    """A model that cannot be loaded, with a sentence a user can act on."""
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with its tokenizer and what a server needs to know of it.
 
-    `vocab_size` is the width of its logits, `context_length` the most tokens of prompt and output together.
+    `vocab_size` is the width of its logits, `context_length` the most tokens of prompt and output together, `sampling`
+    what its makers recommend.
     """
 
     model: nn.Module
@@ -66,6 +64,7 @@ class LoadedModel:
     vocab_size: int
     eos_token_ids: frozenset[int]
     dtype: mx.Dtype
+    sampling: SamplingDefaults = NO_DEFAULTS
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -76,7 +75,14 @@ class LoadedModel:
 
     @classmethod
     def of(
-        cls, model: nn.Module, tokenizer: TokenizerWrapper, config: dict[str, Any], *, name: str, path: Path
+        cls,
+        model: nn.Module,
+        tokenizer: TokenizerWrapper,
+        config: dict[str, Any],
+        *,
+        name: str,
+        path: Path,
+        sampling: SamplingDefaults = NO_DEFAULTS,
     ) -> LoadedModel:
         """Wrap a model and tokenizer that are already in memory, as `mlx_lm.load` returns them.
 
@@ -99,6 +105,7 @@ class LoadedModel:
             vocab_size=vocab_size,
             eos_token_ids=_eos_token_ids(tokenizer),
             dtype=weights.compute_dtype(model),
+            sampling=sampling,
         )
 
 
@@ -106,12 +113,14 @@ def load(
     path_or_id: str | Path,
     *,
     adapter_path: str | Path | None = None,
+    chat_template: str | Path | None = None,
     name: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LoadedModel:
-    """Load a local folder, a GGUF file or a hub id; on a plain CPU dequantised and in float32.
+    """Load a named model, a local folder, a GGUF file or a hub id; on a plain CPU dequantised and in float32.
 
+    `chat_template` is a file whose template takes the place of the model's own.
     Prepares the process for that CPU first (`parallm_openai.prepare`). Raises ModelLoadError if there is no such
     model, no network for one that is not cached, a file is missing or broken, or mlx-lm does not know the architecture.
     """
@@ -119,34 +128,45 @@ def load(
     # This imports mlx, which must not come before.
     from parallm_openai.models import weights
 
-    path = _find(str(path_or_id), revision)
+    named = NAMED.get(str(path_or_id))
+    path = find_model(str(path_or_id), revision)
     adapter = None if adapter_path is None else Path(adapter_path).expanduser()
     if adapter is not None:
         _check_adapter(adapter)
+    template = None if chat_template is None else _read_template(Path(chat_template).expanduser())
     try:
         gguf = gguf_file(path)
     except GgufError as error:
         raise ModelLoadError(str(error)) from error
     if gguf is not None:
+        model, config, tokenizer, sampling = _read_gguf(gguf, adapter, template or _template_beside(path))
+        # What lies beside a file counts if the folder was named, as for other models.
+        sampling = read_generation_config(path) if (path / GENERATION_CONFIG).is_file() else sampling
         path = gguf
-        model, config, tokenizer = _read_gguf(path, adapter)
     else:
         _check_files(path)
-        model, config, tokenizer = _read_folder(path, adapter, str(path_or_id), trust_remote_code)
+        model, config, tokenizer = _read_folder(path, adapter, str(path_or_id), trust_remote_code, template)
+        sampling = read_generation_config(path)
+    if template is not None:
+        _check_template(tokenizer, str(chat_template))
+    if named is not None and named.sampling:
+        sampling = SamplingDefaults(**named.sampling)
     try:
         if weights.on_plain_cpu():
             model = weights.for_cpu(model)
         weights.evaluate(model)
-        loaded = LoadedModel.of(model, tokenizer, config, name=name or _served_name(str(path_or_id), path), path=path)
+        served_name = _served_name(str(path_or_id), path) if named is None else named.served_name
+        called = name or served_name
+        loaded = LoadedModel.of(model, tokenizer, config, name=called, path=path, sampling=sampling)
     except Exception as error:
-        raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {_sentence(error)}") from error
+        raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {sentence(error)}") from error
     if weights.on_plain_cpu():
         weights.use_huge_pages(model)
     return loaded
 
 
 def _read_folder(
-    path: Path, adapter: Path | None, named: str, trust_remote_code: bool
+    path: Path, adapter: Path | None, named: str, trust_remote_code: bool, template: str | None
 ) -> tuple[nn.Module, dict[str, Any], TokenizerWrapper]:
     from mlx_lm.utils import load_tokenizer
 
@@ -155,28 +175,34 @@ def _read_folder(
     try:
         model, config = weights.read(path, adapter, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise ModelLoadError(f"{named} cannot be loaded: {_sentence(error)}") from error
+        raise ModelLoadError(f"{named} cannot be loaded: {sentence(error)}") from error
     try:
         tokenizer = load_tokenizer(
-            path, _tokenizer_options(path, trust_remote_code), eos_token_ids=_configured_eos(config)
+            path, _tokenizer_options(path, trust_remote_code, template), eos_token_ids=_configured_eos(config)
         )
     except Exception as error:
-        raise ModelLoadError(f"the tokenizer of {named} cannot be loaded: {_sentence(error)}") from error
+        raise ModelLoadError(f"the tokenizer of {named} cannot be loaded: {sentence(error)}") from error
     return model, config, tokenizer
 
 
-def _read_gguf(path: Path, adapter: Path | None) -> tuple[nn.Module, dict[str, Any], TokenizerWrapper]:
-    """The same from a GGUF file. Weights come last: by then nothing else can be refused."""
+def _read_gguf(
+    path: Path, adapter: Path | None, template: Template | None
+) -> tuple[nn.Module, dict[str, Any], TokenizerWrapper, SamplingDefaults]:
+    """The same from a GGUF file, and what its metadata say of sampling.
+
+    Weights come last: by then nothing else can be refused.
+    """
     from parallm_openai.models import weights
     from parallm_openai.models.gguf.checkpoint import open_checkpoint
 
     try:
         checkpoint = open_checkpoint(path)
-        tokenizer = checkpoint.tokenizer()
+        tokenizer = checkpoint.tokenizer(template)
+        sampling = gguf_sampling(checkpoint.file.metadata, str(path))
         model = checkpoint.model(dequantised=weights.on_plain_cpu())
-        return weights.adapted(model, adapter), checkpoint.config, tokenizer
+        return weights.adapted(model, adapter), checkpoint.config, tokenizer, sampling
     except Exception as error:
-        raise ModelLoadError(f"{path} cannot be loaded: {_sentence(error)}") from error
+        raise ModelLoadError(f"{path} cannot be loaded: {sentence(error)}") from error
 
 
 @cache
@@ -187,65 +213,38 @@ def _warn_if_slow() -> None:
         log.warning("MLX multiplies matrices slowly on this CPU: %s", blas.detail)
 
 
-def _tokenizer_options(path: Path, trust_remote_code: bool) -> dict[str, Any]:
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise ModelLoadError(f"the chat template {file} cannot be read: {reason}") from error
+
+
+def _template_beside(folder: Path) -> Template | None:
+    try:
+        return template_beside(folder)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"the chat template beside the model cannot be read: {error}") from error
+
+
+def _check_template(tokenizer: TokenizerWrapper, file: str) -> None:
+    """Raise ModelLoadError if the template is no Jinja. What it makes of conversations is its own affair."""
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise ModelLoadError(f"the chat template {file} is no Jinja: line {error.lineno}: {error.message}") from error
+    except Exception:
+        log.debug("the chat template refuses a short conversation", exc_info=True)
+
+
+def _tokenizer_options(path: Path, trust_remote_code: bool, template: str | None) -> dict[str, Any]:
     # The engine itself checks lengths: the tokenizer would print a warning for what is then refused.
     options: dict[str, Any] = {"model_max_length": NO_LIMIT}
     if trust_remote_code:
         options["trust_remote_code"] = True
-    template = missed_chat_template(path)
-    return options if template is None else options | {"chat_template": template}
-
-
-def _find(path_or_id: str, revision: str | None) -> Path:
-    """The model's folder or GGUF file: a local one, else the hub's, else what the hub's cache has."""
-    path = Path(path_or_id).expanduser()
-    if path.is_dir() or is_gguf(path):
-        return path
-    if path.exists():
-        raise ModelLoadError(
-            f"{path_or_id} is a file, but not in GGUF; a model is a folder with config.json and *.safetensors, "
-            "or a GGUF file"
-        )
-    if path_or_id.count("/") > 1 or path_or_id.startswith((".", "/", "~")) or path_or_id.endswith(".gguf"):
-        raise ModelLoadError(f"there is no model folder or file {path_or_id}")
-    try:
-        return _snapshot(path_or_id, revision)
-    except HFValidationError as error:
-        raise ModelLoadError(f"there is no folder {path_or_id!r}, and it is not a hub id (owner/name)") from error
-    except GatedRepoError as error:
-        raise ModelLoadError(
-            f"{path_or_id} is gated: accept its terms on the hub, then set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelLoadError(
-            f"there is no folder {path_or_id!r}, and the hub has no public model of that name "
-            "(for a private one set HF_TOKEN)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelLoadError(f"{path_or_id} has no revision {revision!r} on the hub") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        return _cached(path_or_id, revision, error)
-
-
-def _snapshot(model_id: str, revision: str | None, *, offline: bool = False) -> Path:
-    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
-
-    return Path(
-        snapshot_download(model_id, revision=revision, allow_patterns=DEFAULT_ALLOW_PATTERNS, local_files_only=offline)
-    )
-
-
-def _cached(model_id: str, revision: str | None, reason: Exception) -> Path:
-    try:
-        found = _snapshot(model_id, revision, offline=True)
-    except Exception:
-        cause = reason.__cause__ or reason
-        raise ModelLoadError(
-            f"there is no folder {model_id!r}, it is not in the hub's local cache, and it could not be downloaded "
-            f"({_sentence(cause)}); give a local folder, or check the network"
-        ) from reason
-    log.warning("the hub could not be reached; %s comes from the local cache", model_id)
-    return found
+    found = template or missed_chat_template(path)
+    return options if found is None else options | {"chat_template": found}
 
 
 def _check_files(path: Path) -> None:
@@ -268,17 +267,6 @@ def _check_adapter(path: Path) -> None:
     for name in ("adapter_config.json", "adapters.safetensors"):
         if not (path / name).is_file():
             raise ModelLoadError(f"the adapter {path} has no {name}")
-
-
-def _sentence(error: BaseException) -> str:
-    """What an exception says in one line, as its type alone would not tell a user much."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    if len(lines) > 1 and text.endswith(":"):
-        text = f"{text} {lines[1]}"
-    if isinstance(error, KeyError):
-        text = f"{text} is missing"
-    return text[:300].rstrip(".") or type(error).__name__
 
 
 def _configured_eos(config: dict[str, Any]) -> list[int] | None:
@@ -326,26 +314,7 @@ def _served_name(path_or_id: str, path: Path) -> str:
 
 
 def check_same_tokenizer(target: LoadedModel, draft: LoadedModel) -> None:
-    """Raise ModelLoadError unless every id that both models have means the same token.
-
-    A padded vocabulary is no difference: ids without a token are not compared.
-    """
-    ours, theirs = target.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
-    by_id = {index: token for token, index in ours.items()}
-    differing = sorted(
-        (index, by_id[index], token) for token, index in theirs.items() if by_id.get(index, token) != token
-    )
-    missing = sorted(set(theirs.values()) - set(by_id))
-    if differing:
-        listed = ", ".join(f"{index} ({own!r} and {other!r})" for index, own, other in differing[:3])
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise ModelLoadError(
-            f"the draft's tokenizer is not the target's: {len(differing)} of {len(theirs)} ids stand for different "
-            f"tokens in the target and in the draft: {listed}{more}"
-        )
-    # A few added tokens do no harm; a hundredth of the vocabulary is another tokenizer.
-    if len(missing) > len(theirs) // 100 + 64:
-        raise ModelLoadError(
-            f"the draft's tokenizer is not the target's: it has {len(missing)} ids that the target has not, "
-            f"{missing[0]} to {missing[-1]}"
-        )
+    """Raise ModelLoadError unless every id that both models have means the same token."""
+    found = difference(target.tokenizer.get_vocab(), draft.tokenizer.get_vocab())
+    if found is not None:
+        raise ModelLoadError(f"the draft's tokenizer is not the target's: {found}")

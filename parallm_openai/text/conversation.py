@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,13 +27,18 @@ class RenderedPrompt:
 
 
 async def render_prompt(
-    tokenizer: Tokenizer, workers: Workers, description: ChatDescription, use: ToolUse
+    tokenizer: Tokenizer,
+    workers: Workers,
+    description: ChatDescription,
+    use: ToolUse,
+    default_variables: Mapping[str, Any],
 ) -> RenderedPrompt:
     """The conversation, which has a message at least, in the model's own format.
 
+    The template gets `default_variables` as far as the request does not set them, by their name or by its effort.
     Raises RequestError if the chat template refuses it.
     """
-    variables = _template_variables(tokenizer, description)
+    variables = {**default_variables, **_template_variables(tokenizer, description)}
     messages = description.messages
     continues = _continues(description)
     render = partial(tokenizer.render, messages, tools=use.described, continue_final=continues, variables=variables)

@@ -13,6 +13,7 @@ from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.text.call_ids import CallIds
 from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.conversation import RenderedPrompt, render_prompt
+from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.description import ChatDescription, Options, TextDescription
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.grammar.requested import RequestedGrammars
@@ -21,8 +22,11 @@ from parallm_openai.text.output import OutputProcessor
 from parallm_openai.text.prompt_tokens import Limits, PromptTokens
 from parallm_openai.text.request_error import Field, RequestError, unsupported
 from parallm_openai.text.tokenizer import Tokenizer
-from parallm_openai.text.tools.use import tool_use
+from parallm_openai.text.tools.use import ToolUse, tool_use
 from parallm_openai.text.workers import Workers
+
+# A model and a server that say nothing.
+NO_DEFAULTS = Defaults()
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,15 @@ class Preparer:
     """Prepares requests to one model. Raises RequestError, always before anything is started."""
 
     def __init__(
-        self, tokenizer: Tokenizer, grammars: Grammars, eos_ids: Iterable[int], limits: Limits, workers: Workers
+        self,
+        tokenizer: Tokenizer,
+        grammars: Grammars,
+        eos_ids: Iterable[int],
+        limits: Limits,
+        workers: Workers,
+        defaults: Defaults = NO_DEFAULTS,
     ) -> None:
+        self._defaults = defaults
         self._tokenizer = tokenizer
         self._workers = workers
         self._grammars = RequestedGrammars(tokenizer, grammars, workers, tuple(sorted(eos_ids)))
@@ -72,7 +83,7 @@ class Preparer:
         check_messages(description.messages)
         format = self._tokenizer.chat_format
         use = tool_use(description, format)
-        rendered = await render_prompt(self._tokenizer, self._workers, description, use)
+        rendered = await self._rendered(description, use)
         prompt = await self._chat_tokens(rendered)
         length = self._answer_length(prompt, description, "messages")
         grammar = await self._grammars.of_chat(description, use, rendered)
@@ -129,7 +140,7 @@ class Preparer:
         self._prompts.check_messages(len(description.messages))
         check_messages(description.messages)
         use = tool_use(description, self._tokenizer.chat_format)
-        rendered = await render_prompt(self._tokenizer, self._workers, description, use)
+        rendered = await self._rendered(description, use)
         return rendered.text, await self._chat_tokens(rendered)
 
     async def tokenized(self, text: str, field: str, *, special: bool = True) -> list[int]:
@@ -140,6 +151,10 @@ class Preparer:
         """The text of token ids, of which special ones have none."""
         known = self._prompts.known(tokens, field)
         return await self._workers.tokenize(len(known), partial(self._tokenizer.decode, known))
+
+    async def _rendered(self, description: ChatDescription, use: ToolUse) -> RenderedPrompt:
+        variables = self._defaults.template_variables
+        return await render_prompt(self._tokenizer, self._workers, description, use, variables)
 
     async def _chat_tokens(self, rendered: RenderedPrompt) -> tuple[int, ...]:
         # A template writes the special tokens itself.
@@ -169,7 +184,7 @@ class Preparer:
         return infilled
 
     def _answer_length(self, prompt: tuple[int, ...], options: Options, field: str) -> int:
-        wanted, default = options.sampling.max_tokens, options.default_max_tokens
+        wanted, default = options.sampling.max_tokens, self._defaults.sampling.max_tokens or options.default_max_tokens
         if options.cut_to_context and wanted is not None:
             # As a default it gives way to the context.
             wanted, default = None, wanted
@@ -177,7 +192,7 @@ class Preparer:
 
     def _choices(self, options: Options, length: int, grammar: Grammar | None) -> tuple[SamplingParams, ...]:
         """The sampling parameters of each choice: the same but for the seed."""
-        sampling = options.sampling
+        sampling = self._defaults.filled(options.sampling)
         self._check_token_ids(sampling)
         grammar = sampling.grammar if grammar is None else grammar
         return tuple(

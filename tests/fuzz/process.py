@@ -19,7 +19,7 @@ class ServerProcess:
 
     def __init__(self, log: Path, *arguments: str) -> None:
         self.log = log
-        command = [sys.executable, "-m", "parallm_openai", "serve", "--port", "0", *arguments]
+        command = [sys.executable, "-m", "parallm_openai", "serve", "--model", "demo", "--port", "0", *arguments]
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         self.port = self._wait_for_port()

@@ -18,7 +18,8 @@ from parallm_openai.api.serving import HttpServer
 from parallm_openai.engine.build import DraftSource
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel, load
-from parallm_openai.settings import EngineConfig, ServerSettings
+from parallm_openai.settings import EngineConfig, RequestDefaults, ServerSettings
+from parallm_openai.text.defaults import Defaults
 
 
 @cache
@@ -70,12 +71,13 @@ def running_server(
     draft: DraftSource = None,
     settings: ServerSettings | None = None,
     model: LoadedModel | None = None,
+    defaults: RequestDefaults | None = None,
     **config: object,
 ) -> Iterator[RunningServer]:
     chosen = settings or ServerSettings(graceful_timeout=2)
     model = model or demo_target()
     engine = AsyncEngine(model, EngineConfig.model_validate(config), draft)
-    app = create_app(engine, model, chosen)
+    app = create_app(engine, model, chosen, Defaults.of(model, defaults))
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(app, log_level="warning", access_log=False)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

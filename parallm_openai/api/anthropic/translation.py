@@ -14,7 +14,7 @@ from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.schemas.chat import MAX_MESSAGES
 from parallm_openai.api.statements import Said, Statement, messages_of
-from parallm_openai.engine.request import SamplingParams
+from parallm_openai.text.defaults import asked
 from parallm_openai.text.description import AnswerFormat, ChatDescription
 from parallm_openai.text.description import ToolChoice as DescribedChoice
 
@@ -51,12 +51,7 @@ def message_description(body: MessagesRequest, owner: str, ignored: Ignored, *, 
     """The request as a description. An answer longer than the context is cut to it, as Anthropic does."""
     return replace(
         prompt_description(body, owner, ignored, reasons=reasons),
-        sampling=SamplingParams(
-            max_tokens=body.max_tokens,
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k or 0,
-        ),
+        sampling=asked(max_tokens=body.max_tokens, temperature=body.temperature, top_p=body.top_p, top_k=body.top_k),
         cut_to_context=not ignored.strict,
         stops=tuple(body.stop_sequences or ()),
     )

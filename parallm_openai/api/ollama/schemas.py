@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -13,13 +14,15 @@ from parallm_openai.api.schemas.chat import MAX_MESSAGES, ToolCall
 from parallm_openai.api.schemas.sampling import Body, StopList, refuse
 from parallm_openai.api.schemas.tools import AnyTool, FunctionTool, ignore_others
 from parallm_openai.engine.request import SamplingParams
+from parallm_openai.text.defaults import asked
 from parallm_openai.text.description import AnswerFormat
 
+OWN_DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 ANY_OBJECT = {"type": "object"}
 
 
 class Options(Body):
-    """How to sample. Without a value, Ollama's own defaults hold."""
+    """How to sample."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_k: int | None = Field(None, ge=-1)
@@ -48,18 +51,20 @@ class Options(Body):
     embedding_only: Any = None
 
     def sampling(self) -> SamplingParams:
-        # For Ollama, a length or a seed that is not positive is no limit and any seed.
-        return SamplingParams(
+        """What is said. Ollama's own defaults stand in for the rest, as far as the model has none."""
+        said = asked(
+            # For Ollama, a length or a seed that is not positive is no limit and any seed.
             max_tokens=self.num_predict if (self.num_predict or 0) > 0 else None,
-            temperature=0.8 if self.temperature is None else self.temperature,
-            top_k=40 if self.top_k is None else max(self.top_k, 0),
-            top_p=0.9 if self.top_p is None else self.top_p,
-            min_p=self.min_p or 0.0,
+            temperature=self.temperature,
+            top_k=None if self.top_k is None else max(self.top_k, 0),
+            top_p=self.top_p,
+            min_p=self.min_p,
             seed=self.seed if (self.seed or 0) > 0 else None,
-            repetition_penalty=self.repeat_penalty or 1.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
         )
+        return replace(said, **{name: value for name, value in OWN_DEFAULTS.items() if name in said.unsaid})
 
 
 def _no_images(images: list[Any] | None) -> list[Any] | None:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid, unsupported
 from parallm_openai.engine.request import SamplingParams
+from parallm_openai.text.defaults import asked
 from parallm_openai.text.description import AnswerFormat
 
 MAX_STOPS = 4
@@ -97,22 +98,22 @@ class SamplingFields(Body):
         self, *, max_tokens: int | None, logprobs: int | None = None, prompt_logprobs: int | None = None
     ) -> SamplingParams:
         """The engine's parameters. Their token ids may be unknown to the model. Raises ApiError for a malformed one."""
-        return SamplingParams(
+        return asked(
             max_tokens=max_tokens,
-            min_tokens=self.min_tokens or 0,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=max(self.top_k or 0, 0),
-            min_p=self.min_p or 0.0,
+            min_tokens=self.min_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=None if self.top_k is None else max(self.top_k, 0),
+            min_p=self.min_p,
             seed=self.seed,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
             logit_bias=_token_bias(self.logit_bias or {}),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
             stop_token_ids=tuple(self.stop_token_ids or ()),
-            ignore_eos=bool(self.ignore_eos),
+            ignore_eos=self.ignore_eos,
             use_speculative=self.use_speculative,
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from parallm_openai.models.chat_template import Template
 from parallm_openai.models.gguf import quantisation
 from parallm_openai.models.gguf.architectures import Architecture, architecture_of
 from parallm_openai.models.gguf.finding import GgufError
@@ -31,9 +32,12 @@ class Checkpoint:
     network: nn.Module
     tensors: dict[str, Tensor]
 
-    def tokenizer(self) -> TokenizerWrapper:
-        """The tokenizer that the metadata describe. Raises GgufError if they describe none that is known."""
-        return read_tokenizer(self.file, self.config["vocab_size"])
+    def tokenizer(self, template: Template | None = None) -> TokenizerWrapper:
+        """The tokenizer that the metadata describe, with their chat template or another one.
+
+        Raises GgufError if they describe none that is known.
+        """
+        return read_tokenizer(self.file, self.config["vocab_size"], template)
 
     def model(self, *, dequantised: bool) -> nn.Module:
         """The model with its weights, of which one tensor after the other is read.

@@ -66,10 +66,11 @@ class Vocabulary:
         return stated | by_text
 
 
-def read_tokenizer(file: GgufFile, embeddings: int) -> TokenizerWrapper:
+def read_tokenizer(file: GgufFile, embeddings: int, template: Template | None = None) -> TokenizerWrapper:
     """The tokenizer, with its ends and chat template, as mlx-lm has it for a folder.
 
-    `embeddings` is how many tokens the model has. Raises GgufError for metadata that make no tokenizer of a known kind.
+    `embeddings` is how many tokens the model has; `template` goes before the file's own.
+    Raises GgufError for metadata that make no tokenizer of a known kind.
     """
     metadata = file.metadata
     model = metadata.get("tokenizer.ggml.model")
@@ -92,7 +93,7 @@ def read_tokenizer(file: GgufFile, embeddings: int) -> TokenizerWrapper:
         eos_token=vocabulary.text("eos"),
         unk_token=vocabulary.text("unknown"),
         pad_token=vocabulary.text("padding"),
-        chat_template=_chat_template(metadata),
+        chat_template=template or _chat_template(metadata),
         # The engine itself checks lengths: the tokenizer would print a warning for what is then refused.
         model_max_length=int(1e30),
         clean_up_tokenization_spaces=False,
