@@ -240,8 +240,8 @@ class EngineConfig(Settings):
     max_prefill_ms: Annotated[float, Flag("Batching")] = Field(
         150.0,
         gt=0,
-        description="Milliseconds by which reading prompts may delay the next tokens of other requests, in each step. "
-        "Some 32 tokens are read in any case.",
+        description="Milliseconds by which reading prompts may delay the next tokens of other requests, in each step; "
+        "as long as their own step takes, if that is longer. Some 32 tokens are read in any case.",
     )
     max_queue: Annotated[int, Flag("Batching")] = Field(
         1024, ge=0, description="Requests that may wait; one more is refused with status 429."

@@ -106,6 +106,9 @@ def test_a_long_prompt_is_read_in_smaller_pieces_while_others_decode() -> None:
     within_limit = plans.prefill_speed.tokens_within(0.05, 0)
     assert prompt_tokens(plans.plan(EngineConfig(max_prefill_ms=50)), plans.common) == within_limit < 100
     assert prompt_tokens(plans.plan(EngineConfig(max_prefill_ms=50, prefill_chunk=5)), plans.common) == 5
+    plans.decode_seconds = 0.2
+    as_long = plans.prefill_speed.tokens_within(0.2, 0)
+    assert prompt_tokens(plans.plan(EngineConfig(max_prefill_ms=50)), plans.common) == as_long > within_limit
 
 
 @given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=7), forward_tokens=st.integers(0, 100))

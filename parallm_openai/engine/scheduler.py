@@ -55,6 +55,8 @@ class Scheduler:
         self.waiting: deque[Row] = deque()
         self.prefixes = PrefixCache()
         self.prefill_speed = PrefillSpeed(traits.forward_tokens)
+        # How long the last decode step took.
+        self.decode_seconds = 0.0
 
     @property
     def buckets(self) -> tuple[Bucket, Bucket]:
@@ -188,7 +190,9 @@ class Scheduler:
         if not held_up:
             return most
         context = max(len(row.tokens) - row.unread for row in rows)
-        return min(most, self.prefill_speed.tokens_within(config.max_prefill_ms / 1000, context))
+        # Where decoding is slow, reading gets as long: otherwise new requests would starve.
+        seconds = max(config.max_prefill_ms / 1000, self.decode_seconds)
+        return min(most, self.prefill_speed.tokens_within(seconds, context))
 
     def _forwards(
         self, bucket: Bucket, occupancy: Occupancy, chunk: int, config: EngineConfig

@@ -307,6 +307,7 @@ class EngineCore:
             return
         drafted, accepted = [len(each.draft) for each in verified], [each.accepted for each in verified]
         self.stats.stepped(drafted, accepted, draft_seconds, verify_seconds, waits)
+        self.scheduler.decode_seconds = draft_seconds + verify_seconds
         for each in verified:
             each.row.cleared, each.row.suspect = each.row.suspect, False
         self.timeline.record(started, draft_seconds, verify_seconds, self._commit_all(verified))

@@ -26,6 +26,7 @@ def warm_up(core: EngineCore) -> None:
         core.step()
     core.release()
     core.stats, core.timeline = EngineStats(), Timeline()
+    core.scheduler.decode_seconds = 0.0
     core.scheduler.prefill_speed = PrefillSpeed(core.scheduler.traits.forward_tokens)
     for bucket in core.scheduler.buckets:
         bucket.draft_length = DraftLength()
