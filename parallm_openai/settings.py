@@ -240,6 +240,7 @@ class EngineConfig(Settings):
     max_prefill_ms: Annotated[float, Flag("Batching")] = Field(
         150.0,
         gt=0,
+        le=60_000,
         description="Milliseconds by which reading prompts may delay the next tokens of other requests, in each step; "
         "as long as their own step takes, if that is longer. Some 32 tokens are read in any case.",
     )

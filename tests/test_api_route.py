@@ -72,6 +72,15 @@ def test_a_body_of_too_many_fields_is_one_error() -> None:
         body.parse(json.dumps({f"k{n}": n for n in range(300_000)}).encode())
 
 
+def test_an_object_of_too_many_fields_within_a_body_is_one_error_too() -> None:
+    crowded = {f"k{n}": n for n in range(body.MAX_INNER_FIELDS + 1)}
+    with pytest.raises(ApiError, match="more than 4096 fields") as found:
+        body.parse(json.dumps({"model": "x", "options": [{"a": crowded}]}).encode())
+    assert found.value.body["error"]["param"] == "options"
+    crowded.popitem()
+    assert body.parse(json.dumps({"options": crowded, "more": {"x": 1}}).encode())["options"] == crowded
+
+
 ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"prompt": "Hi"},

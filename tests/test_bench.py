@@ -249,3 +249,25 @@ def test_flags_that_do_not_fit_are_refused_by_name(arguments: list[str], said: s
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--json", "/nowhere/at/all.json"], "--json: /nowhere/at/all.json"),
+        (["--json", "/"], "--json: /"),
+        (["--make-only"], "--make-only: needs --make-model"),
+    ],
+)
+def test_what_cannot_end_well_is_not_begun(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 1
+    assert said in result.stderr
+
+
+def test_a_server_that_was_there_before_is_left_as_it_was(server: RunningServer) -> None:
+    with server.configured(use_speculative_decoding=False):
+        arguments = ["--url", server.url, "--concurrency", "1", "--requests", "1", "--rounds", "1", "--max-tokens", "2"]
+        result = CliRunner().invoke(app, ["bench", *arguments])
+        assert result.exit_code == 0, result.stderr
+        assert not server.engine.config.use_speculative_decoding

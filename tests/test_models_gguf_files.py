@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import struct
 import tracemalloc
@@ -211,6 +212,12 @@ def test_a_file_cut_off_anywhere_is_refused(file: Path) -> None:
         assert "cut off" in refusal(file), size
 
 
+def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    assert "a file, but not in GGUF" in refusal(pipe)
+
+
 def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
@@ -246,6 +253,14 @@ STRING, ARRAY, UINT8, UINT32 = (struct.pack("<I", code) for code in (8, 9, 0, 4)
         (header(text("t"), struct.pack("<IQIQ", 1, 8, 2, 0), tensors=1), "of type Q4_0 has the impossible shape [8]"),
         (header(text("t"), struct.pack("<IQIQ", 1, 8, 999, 0), tensors=1), "of type 999, which is not supported"),
         (header(*[text("t"), struct.pack("<IQIQ", 1, 8, 0, 0)] * 2, bytes(64), tensors=2), "the tensor 't' twice"),
+        (
+            header(
+                *[text(name) + struct.pack("<IQIQ", 1, 16, 0, at) for name, at in (("t", 32), ("u", 0))],
+                bytes(200),
+                tensors=2,
+            ),
+            "'u' and 't' overlap",
+        ),
     ],
 )
 def test_no_claim_of_a_file_is_believed(content: bytes, said: str, tmp_path: Path) -> None:

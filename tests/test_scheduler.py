@@ -133,6 +133,11 @@ def test_rows_whose_state_takes_no_padding_are_read_at_once(ragged: bool, widths
     assert [forward.width for forward in plans.plan(EngineConfig()).prefill] == widths
 
 
+def test_only_what_can_be_taken_back_may_run_ahead() -> None:
+    with pytest.raises(ValueError, match="taken back"):
+        ModelTraits(ragged=False, padding_limit=1, forward_tokens=1, prefill_tokens=1, runs_ahead=True)
+
+
 def test_the_newest_row_is_preempted_and_waits_first_in_the_queue() -> None:
     plans = scheduler()
     first, newest, other = row(300), row(400), row(5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic_core import from_json
@@ -14,8 +14,8 @@ from parallm_openai.api import errors
 # Reading more values would delay every other client. The longest prompts of token ids have fewer.
 MAX_VALUES = 400_000
 FAR = 65_536
-# No route has as many fields.
-MAX_FIELDS = 256
+# No route has as many fields, and no object within a body needs as many.
+MAX_FIELDS, MAX_INNER_FIELDS = 256, 4096
 # The parser's own limit, which the error states.
 MAX_DEPTH = 200
 
@@ -47,6 +47,9 @@ def parse(raw: bytes) -> Any:
     if isinstance(value, dict) and len(value) > MAX_FIELDS:
         # Each field would be an error of its own.
         raise errors.invalid(f"The body has {len(value)} fields.", code="request_too_large")
+    if raw.count(b'":') > MAX_INNER_FIELDS and (path := _crowded(value)) is not None:
+        param = str(path[0])[: errors.LONGEST_KEY] if path else None
+        raise errors.invalid(f"An object has more than {MAX_INNER_FIELDS} fields.", param, "request_too_large")
     if _HUGE.search(raw) and (path := _infinite(value)) is not None:
         param = str(path[0])[: errors.LONGEST_KEY] if path and isinstance(path[0], str) else None
         raise _refused("the number is too large", param)
@@ -99,11 +102,21 @@ def _field_at(raw: bytes, end: int) -> str | None:
 
 
 def _infinite(value: Any) -> tuple[str | int, ...] | None:
-    """The path of the first number that is infinite."""
+    """The path of a number that is infinite."""
+    return _path_to(value, lambda item: isinstance(item, float) and math.isinf(item))
+
+
+def _crowded(value: Any) -> tuple[str | int, ...] | None:
+    """The path of an object with more fields than any needs: each could be an error of its own."""
+    return _path_to(value, lambda item: isinstance(item, dict) and len(item) > MAX_INNER_FIELDS)
+
+
+def _path_to(value: Any, found: Callable[[Any], bool]) -> tuple[str | int, ...] | None:
+    """The path of a value within a body for which `found` holds; None if there is none."""
     waiting: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while waiting:
         path, item = waiting.pop()
-        if isinstance(item, float) and math.isinf(item):
+        if found(item):
             return path
         waiting += [((*path, key), inner) for key, inner in _inside(item)]
     return None

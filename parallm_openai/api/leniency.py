@@ -51,7 +51,8 @@ class Ignored:
 
 
 def _printable(name: str) -> str:
-    return "".join(character if character.isascii() and character.isprintable() else "?" for character in name)
+    """The name in characters that a header may hold anywhere; a space may not stand at its ends."""
+    return "".join(character if "!" <= character <= "~" else "?" for character in name) or "?"
 
 
 def _drop(body: Any, location: Sequence[str | int]) -> str | None:

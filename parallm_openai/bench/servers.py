@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,6 +137,15 @@ def first_model(url: str) -> str:
         return str(httpx.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"])
     except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
         raise BenchError(f"{url} does not list its models: {error}") from error
+
+
+def current_settings(url: str, names: Iterable[str]) -> dict[str, str]:
+    """The values that these settings of our server have. Raises BenchError if it does not tell."""
+    try:
+        found = httpx.post(f"{url}/v1/configure", timeout=30).json()
+        return {name: str(found[name]).lower() for name in names}
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        raise BenchError(f"{url} does not tell its settings: {error}") from error
 
 
 def peer(spec: str) -> HttpTarget:

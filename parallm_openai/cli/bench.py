@@ -13,7 +13,7 @@ from rich.console import Console
 
 from parallm_openai.bench.report import Series, as_json, plot, tables
 from parallm_openai.bench.rounds import measure
-from parallm_openai.bench.servers import HttpTarget, first_model, own_server, peer
+from parallm_openai.bench.servers import HttpTarget, current_settings, first_model, own_server, peer
 from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.targets import BenchError, Target
 from parallm_openai.cli.bench_settings import PLOT_NEEDS, LoadSettings, OutputSettings, TargetSettings
@@ -40,6 +40,10 @@ def bench(servers: TargetSettings, load: LoadSettings, output: OutputSettings, s
         # What can fail soon comes before what takes long.
         if output.plot_file is not None and importlib.util.find_spec("matplotlib") is None:
             raise BenchError(f"--plot {PLOT_NEEDS}")
+        _check_writable("--json", output.json_file)
+        _check_writable("--plot", output.plot_file)
+        if servers.make_only and servers.make_model is None:
+            raise BenchError("--make-only: needs --make-model, which says where")
         peers = _peers(servers.peers)
         if servers.make_model is not None:
             _make(servers.make_model, shape)
@@ -59,6 +63,11 @@ def bench(servers: TargetSettings, load: LoadSettings, output: OutputSettings, s
         _report(series, load, output)
     except (BenchError, ValueError, OSError) as error:
         fail(str(error))
+
+
+def _check_writable(flag: str, file: Path | None) -> None:
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise BenchError(f"{flag}: {file} is a folder, or lies in none")
 
 
 def _peers(specs: Sequence[str]) -> list[HttpTarget]:
@@ -93,6 +102,9 @@ def _targets(servers: TargetSettings, peers: Sequence[HttpTarget], rows: int, st
     if http:
         address = servers.url or stack.enter_context(own_server(_arguments(model, draft_model, rows)))
         ours = _own(address.rstrip("/"))
+        if servers.url is not None:
+            # A server that was there before is left as it was.
+            stack.callback(replace(ours[0], settings=current_settings(ours[0].url, ours[0].settings)).prepare)
         targets += [replace(target, way=way) for way in http for target in (*ours, *peers)]
     if "in-process" in servers.ways:
         targets += _in_process(model, draft_model, rows, stack)

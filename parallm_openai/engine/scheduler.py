@@ -44,6 +44,10 @@ class ModelTraits:
     fast_width: int | None = None
     runs_ahead: bool = False
 
+    def __post_init__(self) -> None:
+        if self.runs_ahead and not self.ragged:
+            raise ValueError("a step sent off ahead may have to be taken back, which only a ragged cache can do")
+
 
 class Scheduler:
     """Plans steps for rows in two buckets: `common` for all, `long` for those too long to share its forwards."""

@@ -31,6 +31,9 @@ def gguf_file(path: Path) -> Path | None:
 
 def is_gguf(file: Path) -> bool:
     """Whether the file begins as GGUF files do."""
+    if not file.is_file():
+        # To read a pipe would be to wait for somebody to write to it.
+        return False
     try:
         with file.open("rb") as opened:
             return opened.read(len(MAGIC)) == MAGIC

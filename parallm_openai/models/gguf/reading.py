@@ -13,6 +13,7 @@ import mmap
 import struct
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,10 @@ def _tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, Tensor]:
     placed = {
         name: Tensor(name, each.kind, each.shape, begin + _aligned(each, alignment)) for name, each in described.items()
     }
+    for before, after in pairwise(sorted(placed.values(), key=lambda tensor: tensor.start)):
+        if after.start < before.end:
+            # Many tensors on the same bytes would take far more memory than the file.
+            raise GgufError(f"its tensors {before.name[:100]!r} and {after.name[:100]!r} overlap")
     for tensor in placed.values():
         if tensor.end > cursor.size:
             raise GgufError(
