@@ -23,16 +23,22 @@ router = body_router(tags=["native"])
 
 @router.get("/v1/stats")
 async def stats(request: HttpRequest) -> Response:
-    """What the engine has done since it started, times in seconds, and the defaults of requests that do not say."""
+    """What the engine has done since it started, times in seconds, and the defaults of requests that do not say.
+
+    If there are several keys, it changes every 10 seconds only, but for admins.
+    """
     state = state_of(request)
+    numbers = state.engine.stats() if state.may_watch(request) else state.stats_now_and_then.get()
     defaults = {"sampling_defaults": state.defaults.in_force(), "chat_template_args": state.defaults.template_variables}
-    return JSONResponse({"model": state.model.name, **state.engine.stats(), **defaults})
+    return JSONResponse({"model": state.model.name, **numbers, **defaults})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: HttpRequest) -> Response:
     """The same and more as metrics for Prometheus."""
-    return Response(state_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    state = state_of(request)
+    text = state.metrics.text() if state.may_watch(request) else state.metrics_now_and_then.get()
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/engine/steps")

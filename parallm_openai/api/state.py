@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request as HttpRequest
 
@@ -13,6 +14,7 @@ from parallm_openai.api.metrics import Metrics
 from parallm_openai.api.middleware import given_keys
 from parallm_openai.api.owners import Owners
 from parallm_openai.api.response_store import ResponseStore
+from parallm_openai.api.snapshot import Snapshot
 from parallm_openai.api.workers import Threads
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
@@ -21,6 +23,8 @@ from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.prepare import Preparer
 from parallm_openai.text.tokenizer import Tokenizer
+
+SNAPSHOT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class AppState:
     owners: Owners
     metrics: Metrics
     defaults: Defaults
+    # For those who share the server with others.
+    stats_now_and_then: Snapshot[dict[str, Any]]
+    metrics_now_and_then: Snapshot[bytes]
 
     @classmethod
     def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings, defaults: Defaults) -> AppState:
@@ -46,7 +53,20 @@ class AppState:
         preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers, defaults)
         responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
         metrics = Metrics(engine, model.name)
-        return cls(engine, model, settings, tokenizer, grammars, preparer, responses, Owners(), metrics, defaults)
+        return cls(
+            engine,
+            model,
+            settings,
+            tokenizer,
+            grammars,
+            preparer,
+            responses,
+            Owners(),
+            metrics,
+            defaults,
+            Snapshot(engine.stats, SNAPSHOT_SECONDS),
+            Snapshot(metrics.text, SNAPSHOT_SECONDS),
+        )
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -70,6 +90,14 @@ class AppState:
         known = {key.encode() for key in (*self.settings.api_keys, *self.settings.admin_keys)}
         given = [key for key in given_keys(request.headers) if key in known]
         return hashlib.sha256(given[0]).hexdigest() if given else ""
+
+    def may_watch(self, request: HttpRequest) -> bool:
+        """Whether a client may see counts grow from step to step: not those of others, unless it is an admin.
+
+        How many drafted tokens of a text are accepted, one step after the other, tells what the text says.
+        """
+        keys = {*self.settings.api_keys, *self.settings.admin_keys}
+        return len(keys) < 2 or self.is_admin(request)
 
     def is_admin(self, request: HttpRequest) -> bool:
         admins = {key.encode() for key in self.settings.admin_keys}

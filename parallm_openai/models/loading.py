@@ -201,6 +201,10 @@ def _read_gguf(
         sampling = gguf_sampling(checkpoint.file.metadata, str(path))
         model = checkpoint.model(dequantised=weights.on_plain_cpu())
         return weights.adapted(model, adapter), checkpoint.config, tokenizer, sampling
+    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:
+        # What values of the wrong kind make the libraries stumble over.
+        said = f"its metadata make no sense ({type(error).__name__}: {sentence(error)})"
+        raise ModelLoadError(f"{path} cannot be loaded: {said}") from error
     except Exception as error:
         raise ModelLoadError(f"{path} cannot be loaded: {sentence(error)}") from error
 
