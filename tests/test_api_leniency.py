@@ -171,6 +171,9 @@ def test_a_strict_server_refuses_all_that_by_name(start_server: Callable[..., Ru
         assert answer.json()["error"]["param"] == param
     refused = post(server, "/v1/messages", model="parallm-demo", **BODIES["/v1/messages"], nonsense=1)
     assert "nonsense" in refused.json()["error"]["message"]
+    long = post(server, "/v1/messages", **{"model": "parallm-demo", **BODIES["/v1/messages"], "max_tokens": 10**6})
+    # A shorter conversation would not help.
+    assert long.json()["error"]["message"].startswith("This model's maximum context length")
 
 
 @pytest.mark.parametrize("name", [" ", "", "zz ", " zz", "\r\nx: y", "ü"])

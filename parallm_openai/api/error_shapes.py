@@ -77,7 +77,7 @@ def ollama_error(error: ApiError) -> dict[str, Any]:
 def anthropic_error(error: ApiError, scope: Scope) -> dict[str, Any]:
     kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     message = error.message
-    if error.code == "context_length_exceeded":
+    if error.code == "context_length_exceeded" and error.body["error"]["param"] != "max_tokens":
         # By these words, clients know that they must make the conversation shorter.
         message = f"prompt is too long: {message}"
     request_id = scope.get("state", {}).get("request_id")
