@@ -34,7 +34,8 @@ def chromium() -> str:
     return found or pytest.skip("Chromium is not installed (Debian: apt install chromium)")
 
 
-@pytest.fixture(scope="session")
+# Of a module: while Playwright runs, its event loop runs in this thread, and tests elsewhere start loops of their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
     path = chromium()
