@@ -42,7 +42,7 @@ PERSON = {
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM(demo_target(), draft_model=demo_draft()) as made:
+    with LLM(demo_target(), draft_model=demo_draft(), draft_length=3) as made:
         yield made
 
 
