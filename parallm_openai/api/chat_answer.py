@@ -147,7 +147,7 @@ class ChatAnswer:
         async for index, delta in self._running.deltas():
             choice = self._choices[index]
             deltas, logprobs = choice.read(delta)
-            origins = iter(choice.origins.of(delta))
+            origins = iter(choice.origins.of(delta) if self._with_origins else ())
             for shaped in deltas:
                 yield chunk(index, shaped, logprobs, origin=next(origins, None))
                 logprobs = None

@@ -1,4 +1,4 @@
-"""What a model is and needs, in words. Importing this imports mlx."""
+"""A model's properties and its need of memory, in words. Importing this imports mlx."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
-from parallm_openai.engine.row import TARGET, Row
+from parallm_openai.engine.row import Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.verification import Verification
 
@@ -51,7 +51,7 @@ def finish(batch: Batch) -> list[Verification]:
 
 
 def _pending(batch: Batch) -> mx.array:
-    return mx.array([row.tokens[row.computed[TARGET].length :] for row in batch.rows], dtype=mx.int32)
+    return mx.array([row.uncomputed_tokens for row in batch.rows], dtype=mx.int32)
 
 
 def _sent_off(target: ModelRunner, batch: Batch, ids: mx.array, in_flight: int) -> Ahead:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-import mlx.core as mx
-
 from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
 from parallm_openai.engine.row import TARGET
 from parallm_openai.engine.runner import ModelRunner
@@ -16,7 +14,7 @@ from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.ngram import NgramDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.warm_up import warm_up
-from parallm_openai.models.kernels import fast_width, forward_tokens, prefill_tokens
+from parallm_openai.models.kernels import fast_width, forward_tokens, on_gpu, prefill_tokens
 from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
 from parallm_openai.settings import EngineConfig
 
@@ -40,7 +38,7 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         forward_tokens=forward_tokens(),
         prefill_tokens=prefill_tokens(),
         fast_width=fast_width(model.config),
-        runs_ahead=abilities.speculation and _on_gpu(),
+        runs_ahead=abilities.speculation and on_gpu(),
     )
     core = EngineCore(
         ModelRunner(model.model, TARGET, ragged=abilities.speculation, mask_axes=abilities.mask_axes),
@@ -66,9 +64,4 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     found = probe(draft.model, draft.vocab_size)
     if not found.speculation:
         raise UnsupportedModelError(f"{draft.name} cannot draft: its state cannot be rolled back")
-    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes, asynchronous=_on_gpu())
-
-
-def _on_gpu() -> bool:
-    """Whether the host and the device compute side by side; on a CPU they take the cores from each other."""
-    return bool(mx.default_device().type == mx.DeviceType.gpu)
+    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes, asynchronous=on_gpu())

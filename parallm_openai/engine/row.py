@@ -124,6 +124,11 @@ class Row:
         return len(self.tokens) - self.computed[TARGET].length
 
     @property
+    def uncomputed_tokens(self) -> list[int]:
+        """Those tokens; while the row decodes, the pending one."""
+        return self.tokens[self.computed[TARGET].length :]
+
+    @property
     def computed_tokens(self) -> list[int]:
         """The tokens that the target's cache holds."""
         return self.tokens[: self.computed[TARGET].length]

@@ -204,7 +204,7 @@ class EngineCore:
     def _compute_prompts(self, batch: Batch, width: int, began: float) -> None:
         """Compute a chunk of each prompt, and the first token of the rows whose prompts end with it."""
         rows = list(batch.rows)
-        chunks = [row.tokens[row.computed[TARGET].length :][:width] for row in rows]
+        chunks = [row.uncomputed_tokens[:width] for row in rows]
         wanted = [
             len(chunk) if row.scores_prompt else int(len(chunk) == row.unread)
             for row, chunk in zip(rows, chunks, strict=True)

@@ -61,7 +61,7 @@ def first_tokens(rows: Sequence[Row], logits: mx.array) -> list[Verification]:
 
 def _inputs(rows: Sequence[Row], drafts: Drafts) -> Inputs:
     """The rows' pending tokens, each followed by its draft."""
-    pending = [row.tokens[row.computed[TARGET].length :] for row in rows]
+    pending = [row.uncomputed_tokens for row in rows]
     if drafts.ids is None:
         return Inputs.of([(*own, *draft) for own, draft in zip(pending, drafts.tokens, strict=True)])
     counts = [1 + length for length in drafts.lengths]

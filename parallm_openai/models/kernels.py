@@ -21,7 +21,12 @@ CPU_PREFILL_TOKENS, GPU_PREFILL_TOKENS = 512, 2048
 
 def prefill_tokens() -> int:
     """How many prompt tokens one forward reads efficiently."""
-    return GPU_PREFILL_TOKENS if mx.default_device().type == mx.DeviceType.gpu else CPU_PREFILL_TOKENS
+    return GPU_PREFILL_TOKENS if on_gpu() else CPU_PREFILL_TOKENS
+
+
+def on_gpu() -> bool:
+    """Whether the host and the device compute side by side; on a CPU they take the cores from each other."""
+    return bool(mx.default_device().type == mx.DeviceType.gpu)
 
 
 def forward_tokens() -> int:

@@ -26,7 +26,7 @@ MODES = {"auto": DescribedChoice(), "any": DescribedChoice("required"), "none": 
 
 
 def prompt_description(body: CountTokensRequest, owner: str, ignored: Ignored, *, reasons: bool) -> ChatDescription:
-    """What the prompt is made of. `reasons` says whether the model can think."""
+    """The description of a request's prompt. `reasons` says whether the model can think."""
     messages = messages_of(_statements(body))
     if not messages:
         raise errors.invalid("'messages' holds nothing that the model can read.", "messages")

@@ -56,7 +56,7 @@ async def running_models(request: HttpRequest) -> dict[str, Any]:
 
 @router.post("/api/show")
 async def show(body: ShowRequest, request: HttpRequest) -> JSONResponse:
-    """What the model is and can do."""
+    """Describe the model served, and list its capabilities."""
     state = state_of(request)
     name = model_named(state, body.model or body.name, request.state.ignored)
     format, family = state.tokenizer.chat_format, _family(state)
