@@ -41,7 +41,7 @@ def describe_model(model: LoadedModel) -> Facts:
     try:
         abilities = probe(model.model, model.vocab_size)
         batching = f"{abilities.batching} ({abilities.reason})"
-        speculation = "yes" if abilities.speculation else "no"
+        speculation = "yes" if abilities.ragged is not None else "no"
     except UnsupportedModelError as error:
         batching, speculation = f"cannot be served: {error}", "no"
     return [

@@ -67,9 +67,9 @@ def test_any_mix_of_requests_gets_what_each_gets_alone(
 class Watched(ModelRunner):
     """Notes how many tokens every row has when a forward is sent off, and how many are in flight."""
 
-    def forward(self, batch: Batch, inputs: Inputs, in_flight: int = 0) -> tiny.mx.array:
+    def forward(self, batch: Batch, inputs: Inputs, in_flight: int = 0, *, for_good: bool = False) -> tiny.mx.array:
         self.noted = [*getattr(self, "noted", []), (in_flight, [row.generated for row in batch.rows])]
-        return super().forward(batch, inputs, in_flight)
+        return super().forward(batch, inputs, in_flight, for_good=for_good)
 
 
 def test_the_next_forward_is_sent_off_before_the_host_knows_the_token() -> None:

@@ -212,7 +212,7 @@ def test_a_model_of_ones_own_is_served_by_its_folders_name(tmp_path: Path) -> No
         body = {"model": "own-model", "prompt": "abc", "max_tokens": 4}
         answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=240)
         assert answer.status_code == 200, answer.text
-        assert "native batching" in server.output
+        assert "ragged batching (keys, values and recurrent states" in server.output
     finally:
         server.process.kill()
 

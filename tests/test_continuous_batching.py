@@ -10,6 +10,7 @@ import pytest
 from support import tiny
 from support.tiny import Run, greedy, reference, run_all, seeded
 
+from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.request import FinishReason, Request, SamplingParams
 
 
@@ -26,8 +27,8 @@ def mixed_requests(count: int, seed: int) -> list[Request]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ragged", [True, False], ids=["ragged", "mlx-lm's caches"])
-def test_rows_that_join_and_leave_get_what_they_get_alone(ragged: bool) -> None:
+@pytest.mark.parametrize("ragged", [Ragged(), None], ids=["ragged", "mlx-lm's caches"])
+def test_rows_that_join_and_leave_get_what_they_get_alone(ragged: Ragged | None) -> None:
     requests = mixed_requests(24, seed=1)
     joins = [random.Random(2).randrange(40) for _ in requests]
     run = run_all(tiny.core(ragged=ragged, max_batch_size=5, prefill_chunk=24), requests, joins)
@@ -131,8 +132,8 @@ def test_a_request_larger_than_the_budget_runs_alone() -> None:
     assert run.tokens[request.id] == reference(request)
 
 
-@pytest.mark.parametrize("ragged", [True, False])
-def test_cancelling_frees_the_row_at_once_and_leaves_the_others_alone(ragged: bool) -> None:
+@pytest.mark.parametrize("ragged", [Ragged(), None], ids=["ragged", "mlx-lm's caches"])
+def test_cancelling_frees_the_row_at_once_and_leaves_the_others_alone(ragged: Ragged | None) -> None:
     run = Run(tiny.core(ragged=ragged))
     requests = [greedy([n + 1, n + 2], 20) for n in range(4)]
     for request in requests:

@@ -16,8 +16,8 @@ from support.tiny import Run, Sums, draft_model, greedy, reference, seeded
 
 from parallm_openai.engine import ahead, sampling, scheduler, step, verification
 from parallm_openai.engine.batch import Batch
-from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.engine.cache.prefix import PrefixCache
+from parallm_openai.engine.cache.ragged import RaggedCache
 from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.request import FinishReason, Request
 from parallm_openai.engine.row import TARGET, Row
@@ -183,7 +183,7 @@ def test_a_row_whose_every_forward_fails_is_found_and_ends_alone() -> None:
     requests = company()
     poisoned = requests[3]
 
-    def holds_it(runner: ModelRunner, batch: Batch, tokens: Any) -> bool:
+    def holds_it(runner: ModelRunner, batch: Batch, *others: Any, **options: Any) -> bool:
         return runner.role == TARGET and any(row.request is poisoned for row in batch.rows)
 
     with failing(ModelRunner, "forward", holds_it, RuntimeError("bad kernel")) as raised:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support import tiny
 
 from parallm_openai.engine.cache.inputs import Inputs
-from parallm_openai.engine.cache.kv import CAPACITY_STEP, IDLE_BUFFER_TOKENS, Layout, RaggedCache
+from parallm_openai.engine.cache.kv import Layout
+from parallm_openai.engine.cache.ragged import CAPACITY_STEP, IDLE_BUFFER_TOKENS, RaggedCache
 from parallm_openai.models.language_model import LanguageModel
 
 

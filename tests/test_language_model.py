@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from support import families, tiny
 
 from parallm_openai.engine.cache.inputs import Inputs
-from parallm_openai.engine.cache.kv import RaggedCache
+from parallm_openai.engine.cache.ragged import RaggedCache
 from parallm_openai.models.language_model import LanguageModel
 
 IDS = mx.array([[3, 1, 4, 1], [5, 9, 2, 6], [5, 3, 5, 8]])
@@ -29,7 +29,7 @@ def names(network: nn.Module) -> list[str]:
     return list(dict(tree_flatten(network.parameters())))
 
 
-@pytest.mark.parametrize("family", [*families.RAGGED, *families.NATIVE])
+@pytest.mark.parametrize("family", [*families.RAGGED, *families.RECURRENT])
 def test_logits_of_some_positions_are_those_of_all(family: str) -> None:
     network = families.model(family)
     expected = everywhere(network)
@@ -149,9 +149,9 @@ def test_without_a_head_no_logits_are_computed_but_for_a_prompts_last_token(
     forwards: list[Inputs] = []
     forward = RaggedCache.forward
 
-    def noting(cache: RaggedCache, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+    def noting(cache: RaggedCache, inputs: Inputs, *lengths: Sequence[int]) -> mx.array:
         forwards.append(inputs)
-        return forward(cache, inputs, lengths)
+        return forward(cache, inputs, *lengths)
 
     monkeypatch.setattr(RaggedCache, "forward", noting)
     requests = [tiny.greedy([n] * (9 * n + 1), 6) for n in range(5)] + [tiny.greedy([7] * 20, 4, prompt_logprobs=1)]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import runpy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,11 +17,13 @@ from mlx_lm.models.cache import make_prompt_cache
 from support import families
 
 from parallm_openai.engine.cache.inputs import Inputs
-from parallm_openai.engine.cache.kv import Layout, RaggedCache
+from parallm_openai.engine.cache.kv import Layout
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 from parallm_openai.engine.cache.protocol import BatchCache
-from parallm_openai.engine.capabilities import Batching, UnsupportedModelError, probe
+from parallm_openai.engine.cache.ragged import Ragged
+from parallm_openai.engine.capabilities import UnsupportedModelError, probe
 from parallm_openai.models.language_model import LanguageModel
+from parallm_openai.models.mixers import Mixer, Recording, States
 
 TOLERANCE = 1e-4
 
@@ -91,15 +97,18 @@ def decode(cache: BatchCache, rows: list[Sequence], dice: random.Random, longest
     return worst
 
 
-def largest_difference(network: nn.Module, *, ragged: bool) -> float:
-    """Run all rows through a batch that they join and leave; the largest difference to the rows alone."""
+def largest_difference(network: nn.Module, ragged: Ragged | None) -> float:
+    """Run all rows through a batch that they join and leave; the largest difference to the rows alone.
+
+    The batch is a ragged one, or mlx-lm's own.
+    """
     dice = random.Random(2)
-    waiting = sequences(network)
+    # The engine never decodes a row that has read nothing; a ragged batch can.
+    waiting = [row for row in sequences(network) if row.prompt or ragged is not None]
     running: list[Sequence] = []
-    axes = 5 if network.model_type == "gemma2" else 4
     model = LanguageModel(network)
-    prefilling: BatchCache = RaggedCache(model, axes) if ragged else NativePrefill(model)
-    decoding: BatchCache = RaggedCache(model, axes) if ragged else NativeCache(model)
+    prefilling: BatchCache = ragged.cache(model) if ragged else NativePrefill(model)
+    decoding: BatchCache = ragged.cache(model) if ragged else NativeCache(model)
     worst, step = 0.0, 0
     while waiting or running:
         joining = [row for row in waiting if row.joins <= step]
@@ -123,50 +132,53 @@ def largest_difference(network: nn.Module, *, ragged: bool) -> float:
     return worst
 
 
+# Served by mlx-lm's own batch caches, and the reason.
+NATIVE = {
+    "recurrent_gemma": "its logits or states differ from single rows",
+    "llama4": "its cache is a ChunkedKVCache",
+}
+RECURRENT = [family for family in families.RECURRENT if family not in NATIVE]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", families.RAGGED)
+@pytest.mark.parametrize("family", [*families.RAGGED, *RECURRENT, "gemma3n", "deepseek_v32"])
 def test_a_ragged_batch_computes_what_each_row_computes_alone(family: str) -> None:
-    assert largest_difference(families.model(family), ragged=True) < TOLERANCE
+    """So a family may speculate: every step of this batch has rejected drafts."""
+    network = families.model(family)
+    ragged = probe(network, families.VOCAB).ragged
+    assert ragged is not None
+    assert ragged.recurrent == (family in families.RECURRENT)
+    assert largest_difference(network, ragged) < max(TOLERANCE, 2 * rounding(network))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", families.NATIVE)
+@pytest.mark.parametrize("family", RECURRENT)
+def test_padding_and_groups_of_rows_lead_to_the_same_states(family: str) -> None:
+    """A family whose mixers pass over padding is replayed at once; all families are if rows go by accepted tokens."""
+    network = families.model(family)
+    assert largest_difference(network, Ragged(recurrent=True)) < max(TOLERANCE, 2 * rounding(network))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["recurrent_gemma"])
 def test_mlx_lms_batch_computes_what_each_row_computes_alone(family: str) -> None:
     network = families.model(family)
-    assert largest_difference(network, ragged=False) < max(TOLERANCE, 2 * rounding(network))
+    assert largest_difference(network, None) < max(TOLERANCE, 2 * rounding(network))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", families.RAGGED)
-def test_families_of_plain_keys_and_values_may_speculate(family: str) -> None:
+@pytest.mark.parametrize("family", ["recurrent_gemma"])
+def test_a_family_that_the_ragged_cache_gets_wrong_falls_back_to_mlx_lms_batch(family: str) -> None:
     found = probe(families.model(family), families.VOCAB)
-    assert found.batching is Batching.RAGGED
-    assert found.speculation
-
-
-@pytest.mark.parametrize("family", families.NATIVE)
-def test_families_with_other_state_are_batched_without_speculation(family: str) -> None:
-    found = probe(families.model(family), families.VOCAB)
-    assert found.batching is Batching.NATIVE
-    assert not found.speculation
-    assert "not plain keys and values" in found.reason
-
-
-@pytest.mark.slow
-def test_a_family_that_the_ragged_cache_fails_on_falls_back_to_mlx_lms_batch() -> None:
-    found = probe(families.model("gemma3n"), families.VOCAB)
-    assert found.batching is Batching.NATIVE
-    assert not found.speculation
-    assert "in a ragged batch it fails" in found.reason
-    assert largest_difference(families.model("gemma3n"), ragged=False) < TOLERANCE
+    assert found.ragged is None
+    assert NATIVE[family] in found.reason
 
 
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
         ("gpt_bigcode", "in mlx-lm's batch caches it fails"),
-        ("afm7", "in mlx-lm's batch caches its logits differ from single rows"),
-        ("llama4", "its cache is not plain keys and values"),
+        ("afm7", "in mlx-lm's batch caches its logits or states differ from single rows"),
+        ("llama4", NATIVE["llama4"]),
     ],
 )
 def test_a_family_that_neither_cache_serves_is_refused_with_the_reason(family: str, reason: str) -> None:
@@ -192,7 +204,7 @@ class Disturbed(nn.Module):
 
 
 def test_wrong_numbers_are_found_not_only_failures() -> None:
-    with pytest.raises(UnsupportedModelError, match="in a ragged batch its logits differ"):
+    with pytest.raises(UnsupportedModelError, match="in a ragged batch its logits or states differ"):
         probe(Disturbed(), families.VOCAB)
 
 
@@ -200,4 +212,53 @@ def test_the_largest_differences_show_where_a_window_is_ignored(monkeypatch: pyt
     """The comparison has the power to see what it is there for."""
     mask = Layout.mask
     monkeypatch.setattr(Layout, "mask", lambda self, window, as_array: mask(self, None, as_array))
-    assert largest_difference(families.model("llama_sliding"), ragged=True) > 100 * TOLERANCE
+    assert largest_difference(families.model("llama_sliding"), Ragged()) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", RECURRENT)
+def test_a_state_that_keeps_rejected_tokens_is_noticed_at_load(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreplayed(
+        self: Recording, before: States, counts: Mapping[int, int], masked: bool
+    ) -> tuple[States, dict[int, int]]:
+        """The states after all tokens of the forward."""
+        return replay(self, before, dict.fromkeys(counts, self.width), masked)
+
+    replay = Recording.replay
+    monkeypatch.setattr(Recording, "replay", unreplayed)
+    found = probe(families.model(family), families.VOCAB)
+    assert found.ragged is None
+    assert "in a ragged batch its logits or states differ" in found.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", RECURRENT)
+def test_a_mixer_that_is_not_replayed_is_noticed_at_load(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model can hide this in its logits, as RWKV-7 does: states are compared too."""
+
+    network = families.model(family)
+    LanguageModel(network)
+    mixers = [module for module in network.modules() if isinstance(module, Mixer)]
+    for mixer in {type(mixer).__name__: mixer for mixer in mixers}.values():
+        with monkeypatch.context() as patched:
+            patched.setattr(Recording, "called", all_but(mixer))
+            assert probe(network, families.VOCAB).ragged is None
+
+
+def all_but(forgotten: nn.Module) -> Callable[..., None]:
+    """`Recording.called`, but for the calls of one mixer."""
+    record = Recording.called
+
+    def called(self: Recording, mixer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if mixer is not forgotten:
+            record(self, mixer, args, kwargs)
+
+    return called
+
+
+@pytest.mark.slow
+def test_the_page_of_families_says_what_the_check_finds() -> None:
+    root = Path(__file__).parent.parent
+    page = runpy.run_path(str(root / "scripts" / "families.py"))
+    text = "\n".join([page["HEAD"], *page["rows"](), ""])
+    assert text == (root / "docs" / "families.md").read_text(), "run scripts/families.py, as it says"

@@ -13,8 +13,8 @@ from support import tiny
 from support.tiny import Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.cache.blocks import BlockHashes
-from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.engine.cache.prefix import SHORTEST_PREFIX, Prefix, PrefixCache
+from parallm_openai.engine.cache.ragged import RaggedCache
 from parallm_openai.engine.request import FinishReason, Request
 from parallm_openai.engine.row import TARGET
 
@@ -28,7 +28,8 @@ def prefix(tokens: Sequence[int]) -> Prefix:
 
 
 def match(cache: PrefixCache, tokens: Sequence[int]) -> tuple[Prefix | None, int]:
-    return cache.match(tokens[:-1], BlockHashes())
+    found = cache.match(tokens[:-1], BlockHashes())
+    return found.prefix, found.length
 
 
 def should_store(cache: PrefixCache, tokens: Sequence[int], budget: int) -> bool:
@@ -182,9 +183,9 @@ def test_a_row_that_was_sent_back_does_not_read_again_what_it_had() -> None:
     assert 1 <= preempted <= 4, "one token for each time that a row was sent back"
 
 
-@pytest.mark.parametrize("settings", [{"prefix_cache_tokens": 0}, {"ragged": False}])
-def test_nothing_is_stored_if_the_budget_is_none_or_state_cannot_be_cut(settings: dict[str, int]) -> None:
-    engine = tiny.core(**settings)  # type: ignore[arg-type]
+@pytest.mark.parametrize("settings", [{"prefix_cache_tokens": 0}, {"ragged": None}])
+def test_nothing_is_stored_if_the_budget_is_none_or_state_cannot_be_cut(settings: dict[str, Any]) -> None:
+    engine = tiny.core(**settings)
     first, second = greedy(SYSTEM, 5), greedy(SYSTEM, 5)
     run = run_all(engine, [first, second], [0, 10])
     assert cached(run, second) == 0
@@ -310,7 +311,7 @@ def test_a_long_prompts_many_choices_are_looked_up_without_reading_it_again() ->
     blocks = BlockHashes()
     cache = PrefixCache()
     cache.store(prefix(prompt), ROOMY)
-    assert cache.match(prompt[:-1], blocks)[1] == 7999
+    assert cache.match(prompt[:-1], blocks).length == 7999
     known = list(blocks.hashes)
-    assert cache.match(prompt[:4000], blocks)[1] == 4000
+    assert cache.match(prompt[:4000], blocks).length == 4000
     assert all(old is new for old, new in zip(known, blocks.hashes, strict=True))

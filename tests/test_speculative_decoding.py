@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import tiny
+from support.strategies import drawn_requests
 from support.tiny import DRAFTERS, Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.batch import Batch
@@ -22,35 +23,11 @@ from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
 from parallm_openai.models.kernels import vector_width
 from parallm_openai.settings import Acceptance
 
-tokens = st.integers(0, tiny.VOCAB - 1)
-params = st.builds(
-    SamplingParams,
-    max_tokens=st.integers(1, 24),
-    min_tokens=st.sampled_from([0, 0, 6]),
-    temperature=st.sampled_from([0.0, 0.0, 0.3, 1.0, 1.7]),
-    top_p=st.sampled_from([1.0, 1.0, 0.9, 0.4, 0.0]),
-    top_k=st.sampled_from([0, 0, 1, 5, 40]),
-    min_p=st.sampled_from([0.0, 0.0, 0.05]),
-    seed=st.integers(0, 2**63 - 1),
-    presence_penalty=st.sampled_from([0.0, 0.0, 0.8]),
-    frequency_penalty=st.sampled_from([0.0, 0.0, -0.5, 0.5]),
-    repetition_penalty=st.sampled_from([1.0, 1.0, 1.3]),
-    logit_bias=st.dictionaries(tokens, st.sampled_from([-100.0, -2.0, 2.0]), max_size=3),
-    logprobs=st.sampled_from([None, 0, 3]),
-    stop_token_ids=st.sampled_from([(), (3,), (1, 2, 3, 4, 5)]),
-    ignore_eos=st.booleans(),
-    use_speculative=st.sampled_from([None, None, True, False]),
-    grammar=st.sampled_from([None, None, tiny.Sums(2, 9), tiny.Sums(7, 100)]),
-)
-requests = st.lists(
-    st.tuples(st.lists(tokens, min_size=1, max_size=30), params, st.integers(0, 20)), min_size=1, max_size=7
-)
-
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    drawn=requests,
+    drawn=drawn_requests,
     drafter=st.sampled_from(sorted(DRAFTERS)),
     length=st.sampled_from(["auto", "auto", 1, 3, 6]),
     batch=st.integers(1, 5),
@@ -157,7 +134,7 @@ def test_a_request_may_speculate_where_the_server_does_not() -> None:
 
 def test_a_family_that_cannot_roll_back_is_never_drafted_for() -> None:
     request = greedy([1, 2, 3], 20)
-    run = run_all(tiny.core(NgramDrafter, draft_length=4, ragged=False), [request])
+    run = run_all(tiny.core(NgramDrafter, draft_length=4, ragged=None), [request])
     assert run.drafted(request) == 0
     assert run.tokens[request.id] == reference(request)
 

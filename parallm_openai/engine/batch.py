@@ -36,8 +36,10 @@ class Batch:
             if prefix is None:
                 cache.append_row()
             else:
-                row.computed[role].length = min(length, prefix.length)
-                cache.append_row_from(prefix.cache, 0, row.computed[role].length)
+                row.computed[role].length = beginning = prefix.cache.beginning(0, min(length, prefix.length))
+                cache.append_row_from(prefix.cache, 0, beginning)
+                # The one that was stored gives way to what this row will have computed.
+                cache.keep(len(self.rows), beginning)
         self._add(row)
 
     def take(self, row: Row) -> None:
@@ -66,6 +68,13 @@ class Batch:
     def _in_flight(self, row: Row, role: str) -> int:
         """Tokens of a row that the device has sent off to compute, beyond what is committed."""
         return int(role == TARGET and self.ahead is not None and row in self.ahead.rows)
+
+    def keep_beginnings(self, role: str) -> None:
+        """Keep what later rows can begin with, of the rows that have just computed so much in a model's cache."""
+        for row in self.rows:
+            computed = row.computed[role]
+            if computed.start == 0 and computed.length in row.keep_at:
+                self.caches[role].keep(row.slot, computed.length)
 
     def copy_of(self, row: Row) -> dict[str, StoredRow]:
         """A copy of each cache's row, of those that hold it from its beginning and can copy it."""

@@ -33,15 +33,16 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
     abilities = probe(model.model, model.vocab_size)
     log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
     traits = ModelTraits(
-        ragged=abilities.speculation,
+        ragged=abilities.ragged is not None,
+        recurrent=abilities.ragged is not None and abilities.ragged.recurrent,
         padding_limit=max(1, model.weight_bytes // max(1, abilities.token_bytes)),
         forward_tokens=forward_tokens(),
         prefill_tokens=prefill_tokens(),
         fast_width=fast_width(model.config),
-        runs_ahead=abilities.speculation and on_gpu(),
+        runs_ahead=abilities.ragged is not None and on_gpu(),
     )
     core = EngineCore(
-        ModelRunner(model.model, TARGET, ragged=abilities.speculation, mask_axes=abilities.mask_axes),
+        ModelRunner(model.model, TARGET, ragged=abilities.ragged),
         _drafter(model, abilities, draft),
         config,
         traits,
@@ -55,13 +56,13 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
 def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) -> Drafter:
     if draft is None:
         return Drafter()
-    if not abilities.speculation:
+    if abilities.ragged is None:
         log.warning("%s cannot speculate (%s); it is served without", model.name, abilities.reason)
         return Drafter()
     if draft == "ngram":
         return NgramDrafter()
     check_same_tokenizer(model, draft)
     found = probe(draft.model, draft.vocab_size)
-    if not found.speculation:
-        raise UnsupportedModelError(f"{draft.name} cannot draft: its state cannot be rolled back")
-    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.mask_axes, asynchronous=on_gpu())
+    if found.ragged is None:
+        raise UnsupportedModelError(f"{draft.name} cannot draft: {found.reason}")
+    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.ragged, asynchronous=on_gpu())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parallm_openai.engine.batch import Bucket, padded_tokens, padding
+from parallm_openai.engine.plan import Admission
 from parallm_openai.engine.row import Row
 
 
@@ -15,6 +16,7 @@ class Occupancy:
         self.prefilling = {bucket: list(bucket.prefilling.rows) for bucket in buckets}
         self.decoding = {bucket: list(bucket.decoding.rows) for bucket in buckets}
         self.unread = {row: row.unread for rows in self.prefilling.values() for row in rows}
+        self.keep_at = {row: row.keep_at for row in self.unread}
 
     @property
     def _groups(self) -> list[list[Row]]:
@@ -36,10 +38,17 @@ class Occupancy:
         """The padding of a bucket's decoding rows, with `newcomer` if one is given."""
         return padding([*self.decoding[bucket], *([newcomer] if newcomer else [])])
 
-    def admit(self, row: Row, bucket: Bucket, length: int) -> None:
-        """A row begins to prefill after `length` tokens that are stored."""
-        self.prefilling[bucket].append(row)
-        self.unread[row] = len(row.tokens) - length
+    def admit(self, admission: Admission) -> None:
+        """A row begins to prefill, perhaps after tokens that are stored."""
+        row = admission.row
+        self.prefilling[admission.bucket].append(row)
+        self.unread[row] = len(row.tokens) - admission.length
+        self.keep_at[row] = admission.keep_at
+
+    def until_kept(self, row: Row) -> int:
+        """How many tokens a row may read at once: up to the next length at which it keeps its states."""
+        read = len(row.tokens) - self.unread[row]
+        return min((at - read for at in self.keep_at[row] if at > read), default=self.unread[row])
 
     def start_decoding(self, row: Row, source: Bucket, target: Bucket) -> None:
         """A row has computed its prompt; one that may generate nothing ends with that."""

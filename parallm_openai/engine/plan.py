@@ -13,12 +13,16 @@ from parallm_openai.settings import EngineConfig
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A waiting row begins to prefill, after the first `length` tokens of a stored prefix if there is one."""
+    """A waiting row begins to prefill, after the first `length` tokens of a stored prefix if there is one.
+
+    It keeps its recurrent states at the lengths `keep_at`.
+    """
 
     row: Row
     bucket: Bucket
     prefix: Prefix | None = None
     length: int = 0
+    keep_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

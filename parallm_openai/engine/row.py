@@ -65,6 +65,8 @@ class Row:
     batch: Batch | None = None
     slot: int = -1
     computed: dict[str, Computed] = field(default_factory=lambda: {TARGET: Computed(), DRAFT: Computed()})
+    # Lengths of its prompt after which recurrent states are kept for later rows.
+    keep_at: tuple[int, ...] = ()
     # What drafters know of it.
     ngrams: NgramIndex | None = None
     acceptance: AcceptanceRate | None = None
@@ -127,6 +129,11 @@ class Row:
     def uncomputed_tokens(self) -> list[int]:
         """Those tokens; while the row decodes, the pending one."""
         return self.tokens[self.computed[TARGET].length :]
+
+    def certain(self, role: str) -> int:
+        """How many tokens of a model's cache will never be rolled back: a draft model reads ahead of the target."""
+        computed = self.computed[role]
+        return max(0, min(computed.end, self.computed[TARGET].length) - computed.start)
 
     @property
     def computed_tokens(self) -> list[int]:

@@ -10,9 +10,9 @@ import mlx.nn as nn
 
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
-from parallm_openai.engine.cache.kv import RaggedCache
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 from parallm_openai.engine.cache.protocol import BatchCache
+from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.models.language_model import LanguageModel
 
 
@@ -20,24 +20,23 @@ class ModelRunner:
     """A model and the role that it has for a row: the target that is served, or the draft model.
 
     Rows prefill in a cache of their own, so that a long prompt neither widens nor blocks the decoding batch; a row
-    whose prompt is computed is copied over. `vocab_size` is given if rows may hold ids that the model does not have;
-    it reads those as 0.
+    whose prompt is computed is copied over. Without `ragged`, those are mlx-lm's own batch caches. `vocab_size` is
+    given if rows may hold ids that the model does not have; it reads those as 0.
     """
 
     def __init__(
-        self, model: nn.Module, role: str, *, ragged: bool = True, mask_axes: int = 4, vocab_size: int | None = None
+        self, model: nn.Module, role: str, *, ragged: Ragged | None = Ragged(), vocab_size: int | None = None
     ) -> None:
         self.model = LanguageModel(model)
         self.role = role
         self.ragged = ragged
-        self.mask_axes = mask_axes
         self.vocab_size = vocab_size
 
     def prefill_cache(self) -> BatchCache:
-        return RaggedCache(self.model, self.mask_axes) if self.ragged else NativePrefill(self.model)
+        return NativePrefill(self.model) if self.ragged is None else self.ragged.cache(self.model)
 
     def decode_cache(self) -> BatchCache:
-        return RaggedCache(self.model, self.mask_axes) if self.ragged else NativeCache(self.model)
+        return NativeCache(self.model) if self.ragged is None else self.ragged.cache(self.model)
 
     def prefill(self, batch: Batch, chunks: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> mx.array:
         """Compute these next tokens of the batch's first rows, and commit them.
@@ -50,23 +49,28 @@ class ModelRunner:
             ends = [len(chunk) - count if count else len(chunk) for chunk, count in zip(chunks, wanted, strict=True)]
             self.prefill(batch, [chunk[:end] for chunk, end in zip(chunks, ends, strict=True)])
             chunks = [chunk[end:] for chunk, end in zip(chunks, ends, strict=True)]
-        logits = self.advance(batch, Inputs.of(chunks, wanted))
+        logits = self.advance(batch, Inputs.of(chunks, wanted), for_good=True)
         batch.caches[self.role].evaluate()
         return logits
 
-    def advance(self, batch: Batch, inputs: Inputs) -> mx.array:
-        """As `forward`, but commits what it computes."""
-        logits = self.forward(batch, inputs)
+    def advance(self, batch: Batch, inputs: Inputs, *, for_good: bool = False) -> mx.array:
+        """As `forward`, but commits what it computes: `for_good` if nothing of that will be rolled back."""
+        logits = self.forward(batch, inputs, for_good=for_good)
         for row, count in zip(batch.rows, inputs.counts, strict=False):
             row.computed[self.role].length += count
         return logits
 
-    def forward(self, batch: Batch, inputs: Inputs, in_flight: int = 0) -> mx.array:
+    def forward(self, batch: Batch, inputs: Inputs, in_flight: int = 0, *, for_good: bool = False) -> mx.array:
         """Logits `[sum(inputs.wanted), vocab]` of the batch's first rows; commits nothing.
 
         The inputs come after what is committed and `in_flight` tokens that an earlier forward is computing.
         """
-        lengths = [row.computed[self.role].length + in_flight for row in batch.rows[: inputs.rows]]
+        rows = batch.rows[: inputs.rows]
+        lengths = [row.computed[self.role].length + in_flight for row in rows]
+        if for_good:
+            certain = [length + count for length, count in zip(lengths, inputs.counts, strict=True)]
+        else:
+            certain = [row.certain(self.role) for row in rows]
         if self.vocab_size is not None:
             inputs = replace(inputs, ids=mx.where(inputs.ids < self.vocab_size, inputs.ids, 0))
-        return batch.caches[self.role].forward(inputs, lengths)
+        return batch.caches[self.role].forward(inputs, lengths, certain)

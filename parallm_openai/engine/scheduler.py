@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from parallm_openai.engine.batch import Bucket, padded_tokens
 from parallm_openai.engine.cache.blocks import BLOCK_TOKENS, BlockIndex
-from parallm_openai.engine.cache.prefix import PrefixCache, fits, full_blocks
+from parallm_openai.engine.cache.prefix import SHORTEST_PREFIX, Match, PrefixCache, fits, full_blocks
 from parallm_openai.engine.occupancy import Occupancy
 from parallm_openai.engine.plan import Admission, Decode, Plan, PromptForward
 from parallm_openai.engine.prefill_speed import PrefillSpeed
@@ -34,7 +34,8 @@ class ModelTraits:
     decode step's attention as much as one more forward does, `forward_tokens` how many more tokens cost a prefill as
     much, `prefill_tokens` how many prompt tokens a forward reads efficiently. `fast_width` is the most tokens a row
     that one forward computes cheaply, if kernels have such a bound: longer drafts are then made only if their length
-    is fixed. `runs_ahead` says whether plain steps are sent off before the host has seen the tokens of the last.
+    is fixed. `runs_ahead` says whether plain steps are sent off before the host has seen the tokens of the last,
+    `recurrent` that a stored prefix can be used up to certain lengths only.
     """
 
     ragged: bool
@@ -43,6 +44,7 @@ class ModelTraits:
     prefill_tokens: int
     fast_width: int | None = None
     runs_ahead: bool = False
+    recurrent: bool = False
 
     def __post_init__(self) -> None:
         if self.runs_ahead and not self.ragged:
@@ -130,13 +132,13 @@ class Scheduler:
         admissions: list[Admission] = []
         in_progress = self._prefixes_in_progress(occupancy, config)
         for row in self.waiting:
-            if self._should_wait(row, in_progress):
+            if self._should_wait(row, in_progress, occupancy):
                 continue
             if not self._fits(row, occupancy, config):
                 break
-            admission = self._admission(row)
+            admission = self._admission(row, config)
             admissions.append(admission)
-            occupancy.admit(row, admission.bucket, admission.length)
+            occupancy.admit(admission)
             self._add_in_progress(row, in_progress, config)
         return tuple(admissions)
 
@@ -148,11 +150,23 @@ class Scheduler:
         # A lone request always fits.
         return rows <= config.max_batch_size and (rows == 1 or tokens <= config.max_batch_tokens)
 
-    def _admission(self, row: Row) -> Admission:
+    def _admission(self, row: Row, config: EngineConfig) -> Admission:
         bucket = self.long if len(row.tokens) > LONG_PROMPT else self.common
         if row.scores_prompt:
             return Admission(row, bucket)
-        return Admission(row, bucket, *self.prefixes.match(row.tokens[:-1], row.blocks))
+        found = self.prefixes.match(row.tokens[:-1], row.blocks)
+        return Admission(row, bucket, found.prefix, found.length, self._keep_at(row, found, config))
+
+    def _keep_at(self, row: Row, found: Match, config: EngineConfig) -> tuple[int, ...]:
+        """The lengths at which a row keeps its recurrent states for others that begin like it.
+
+        They are the end of what it has in common with a stored sequence, as others are likely to have that too, and of
+        its prompt, but for a block's rest: the same prompt has to read a token, and a chat's next turn begins like it.
+        """
+        if not self.traits.recurrent or not config.prefix_cache_tokens:
+            return ()
+        ends = {length // BLOCK_TOKENS * BLOCK_TOKENS for length in (found.common, len(row.tokens) - 1)}
+        return tuple(sorted(end for end in ends if end > max(found.length, SHORTEST_PREFIX - 1)))
 
     def _prefixes_in_progress(self, occupancy: Occupancy, config: EngineConfig) -> BlockIndex[Row]:
         """The prompts that rows are computing now, and will store."""
@@ -167,14 +181,19 @@ class Scheduler:
         if self.traits.ragged and fits(prompt, config.prefix_cache_tokens):
             index.add(row, full_blocks(row.blocks, prompt))
 
-    def _should_wait(self, row: Row, in_progress: BlockIndex[Row]) -> bool:
+    def _should_wait(self, row: Row, in_progress: BlockIndex[Row], occupancy: Occupancy) -> bool:
         """Whether another row is computing more than half of what this one would have to."""
         if row.scores_prompt:
             return False
-        soon = BLOCK_TOKENS * in_progress.depth(full_blocks(row.blocks, row.tokens))
-        if not soon:
+        hashes = full_blocks(row.blocks, row.tokens)
+        depth = in_progress.depth(hashes)
+        if not depth:
             return False
-        _, stored = self.prefixes.match(row.tokens[:-1], row.blocks)
+        soon = BLOCK_TOKENS * depth
+        if self.traits.recurrent:
+            kept = [at for other in in_progress.items(hashes[depth - 1]) for at in occupancy.keep_at[other]]
+            soon = max((at for at in kept if at <= soon), default=0)
+        stored = self.prefixes.match(row.tokens[:-1], row.blocks).length
         return soon - stored > (len(row.tokens) - stored) / 2
 
     # Prefill
@@ -210,15 +229,18 @@ class Scheduler:
         drafting, exploring = self._drafting(bucket, occupancy, config)
         share = max(1, chunk // max(1, len(occupancy.prefilling[bucket])))
         while share and (rows := occupancy.prefilling[bucket]):
-            width = self._width([min(share, occupancy.unread[row]) for row in rows])
+            width = self._width(rows, share, occupancy)
             for row in rows:
                 occupancy.unread[row] = max(0, occupancy.unread[row] - width)
             reading = drafting.intersection(rows)
             yield PromptForward(bucket, width, self._through(bucket, occupancy), reading, exploring)
             share -= width
 
-    def _width(self, wanted: Sequence[int]) -> int:
-        return first_width(wanted, self.traits.forward_tokens) if self.traits.ragged else max(wanted)
+    def _width(self, rows: Sequence[Row], share: int, occupancy: Occupancy) -> int:
+        """How many tokens of each of these rows the next forward reads at most."""
+        wanted = [min(share, occupancy.unread[row]) for row in rows]
+        width = first_width(wanted, self.traits.forward_tokens) if self.traits.ragged else max(wanted)
+        return min(width, *(occupancy.until_kept(row) for row in rows)) if self.traits.recurrent else width
 
     def _through(self, bucket: Bucket, occupancy: Occupancy) -> dict[Row, Bucket]:
         """The rows whose prompts are computed, and where they decode."""

@@ -177,6 +177,7 @@ class EngineCore:
             self.scheduler.requeue(rows)
             return
         self.scheduler.waiting.remove(row)
+        row.keep_at = admission.keep_at
         if prefix is not None:
             self.scheduler.prefixes.use(prefix, admission.length)
         if not row.generated:
@@ -210,6 +211,7 @@ class EngineCore:
             for row, chunk in zip(rows, chunks, strict=True)
         ]
         logits = self.target.prefill(batch, chunks, wanted)
+        batch.keep_beginnings(TARGET)
         places: dict[Row, int] = {}
         for row, chunk, end in zip(rows, chunks, accumulate(wanted), strict=True):
             self.stats.prefilled(len(chunk))
@@ -241,6 +243,7 @@ class EngineCore:
         began = time.perf_counter()
         rows = batch.rows[: max(row.slot for row in reading) + 1]
         runner.prefill(batch, [_pending(row)[: forward.width] if row in reading else () for row in rows])
+        batch.keep_beginnings(DRAFT)
         if forward.exploring:
             forward.bucket.draft_length.record_prefill_exploration(time.perf_counter() - began)
 

@@ -17,6 +17,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
+from parallm_openai.models import mixers
+
 PROJECTIONS = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
 # What a check of the projection reads, and the positions that it asks for.
 CHECKED, ASKED = 5, (1, 4)
@@ -69,6 +71,7 @@ class LanguageModel:
         self.network = network
         with _installing:
             self.has_head = _install_head(network)
+            mixers.install(network)
 
     def __call__(self, ids: mx.array, cache: Sequence[Any], positions: mx.array | None = None) -> mx.array:
         """Logits `[positions, vocab]` of `ids` `[rows, width]`; position i of row r has the number r * width + i.

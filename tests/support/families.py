@@ -17,25 +17,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-VOCAB = 128
-WINDOW = 8
+from support.family_parts import EXPERTS, PLAIN, VOCAB, WINDOW
+from support.recurrent_families import RECURRENT
 
-_PLAIN: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "intermediate_size": 64,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": VOCAB,
-    "max_position_embeddings": 512,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-}
 _SLIDING = ["sliding_attention", "full_attention"]
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "norm_topk_prob": True}
 _DEEPSEEK: dict[str, Any] = {
-    **_PLAIN,
+    **PLAIN,
     "moe_intermediate_size": 16,
     "n_shared_experts": 1,
     "n_routed_experts": 4,
@@ -62,9 +49,9 @@ _DEEPSEEK: dict[str, Any] = {
 
 # Plain keys and values in every layer, windows included: served by the engine's own ragged cache.
 RAGGED: dict[str, dict[str, Any]] = {
-    "llama": _PLAIN,
+    "llama": PLAIN,
     "llama_long_rope": {
-        **_PLAIN,
+        **PLAIN,
         "model_type": "llama",
         "rope_scaling": {
             "rope_type": "llama3",
@@ -75,15 +62,15 @@ RAGGED: dict[str, dict[str, Any]] = {
         },
     },
     "llama_sliding": {
-        **_PLAIN,
+        **PLAIN,
         "model_type": "llama",
         "num_hidden_layers": 4,
         "layer_types": _SLIDING * 2,
         "sliding_window": WINDOW,
     },
-    "mistral": {**_PLAIN, "head_dim": 16},
+    "mistral": {**PLAIN, "head_dim": 16},
     "ministral3": {
-        **_PLAIN,
+        **PLAIN,
         "layer_types": _SLIDING,
         "sliding_window": WINDOW,
         "rope_parameters": {
@@ -93,21 +80,21 @@ RAGGED: dict[str, dict[str, Any]] = {
             "llama_4_scaling_beta": 0.1,
         },
     },
-    "mistral3": {"text_config": {**_PLAIN, "model_type": "llama"}},
-    "qwen2": _PLAIN,
+    "mistral3": {"text_config": {**PLAIN, "model_type": "llama"}},
+    "qwen2": PLAIN,
     "qwen2_moe": {
-        **_PLAIN,
-        **_EXPERTS,
+        **PLAIN,
+        **EXPERTS,
         "shared_expert_intermediate_size": 16,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
     },
-    "qwen3": {**_PLAIN, "head_dim": 16},
-    "qwen3_moe": {**_PLAIN, **_EXPERTS, "head_dim": 16, "decoder_sparse_step": 1, "mlp_only_layers": [1]},
-    "gemma": {**_PLAIN, "head_dim": 8},
-    "gemma2": {**_PLAIN, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "qwen3": {**PLAIN, "head_dim": 16},
+    "qwen3_moe": {**PLAIN, **EXPERTS, "head_dim": 16, "decoder_sparse_step": 1, "mlp_only_layers": [1]},
+    "gemma": {**PLAIN, "head_dim": 8},
+    "gemma2": {**PLAIN, "head_dim": 8, "query_pre_attn_scalar": 8},
     "gemma3_text": {
-        **_PLAIN,
+        **PLAIN,
         "num_hidden_layers": 4,
         "head_dim": 8,
         "query_pre_attn_scalar": 8,
@@ -115,7 +102,7 @@ RAGGED: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
     },
     "gemma4_text": {
-        **_PLAIN,
+        **PLAIN,
         "num_hidden_layers": 4,
         "head_dim": 8,
         "global_head_dim": 16,
@@ -125,9 +112,9 @@ RAGGED: dict[str, dict[str, Any]] = {
         "sliding_window": WINDOW,
         "layer_types": _SLIDING * 2,
     },
-    "phi3": _PLAIN,
+    "phi3": PLAIN,
     "phimoe": {
-        **_PLAIN,
+        **PLAIN,
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "original_max_position_embeddings": 512,
@@ -138,9 +125,9 @@ RAGGED: dict[str, dict[str, Any]] = {
             "short_mscale": 1.0,
         },
     },
-    "mixtral": {**_PLAIN, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {**PLAIN, "num_local_experts": 4, "num_experts_per_tok": 2},
     "gpt_oss": {
-        **_PLAIN,
+        **PLAIN,
         "num_hidden_layers": 2,
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
@@ -156,7 +143,7 @@ RAGGED: dict[str, dict[str, Any]] = {
         },
     },
     "cohere2": {
-        **_PLAIN,
+        **PLAIN,
         "num_hidden_layers": 4,
         "head_dim": 8,
         "layer_norm_eps": 1e-5,
@@ -164,13 +151,13 @@ RAGGED: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
     },
     "olmo3": {
-        **_PLAIN,
+        **PLAIN,
         "num_hidden_layers": 4,
         "sliding_window": WINDOW,
         "layer_types": _SLIDING * 2,
     },
     "exaone4": {
-        **_PLAIN,
+        **PLAIN,
         "num_hidden_layers": 4,
         "head_dim": 8,
         "sliding_window": WINDOW,
@@ -181,112 +168,18 @@ RAGGED: dict[str, dict[str, Any]] = {
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
     "glm4": {
-        **_PLAIN,
+        **PLAIN,
         "head_dim": 8,
         "attention_bias": False,
         "partial_rotary_factor": 0.5,
         "rope_traditional": True,
     },
-    "starcoder2": {**_PLAIN, "norm_epsilon": 1e-5},
-}
-
-# State that cannot be un-written, in some layer or all: served by mlx-lm's own batch caches.
-NATIVE: dict[str, dict[str, Any]] = {
-    "mamba": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "state_size": 8,
-        "num_hidden_layers": 2,
-        "conv_kernel": 4,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "time_step_rank": 4,
-        "vocab_size": VOCAB,
-    },
-    "mamba2": {
-        "num_heads": 4,
-        "head_dim": 16,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "state_size": 16,
-        "num_hidden_layers": 2,
-        "layer_norm_epsilon": 1e-5,
-        "conv_kernel": 4,
-        "n_groups": 1,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "tie_word_embeddings": True,
-        "time_step_limit": [0.001, 100.0],
-        "time_step_rank": 4,
-        "vocab_size": VOCAB,
-    },
-    "qwen3_next": {
-        **_PLAIN,
-        **_EXPERTS,
-        "num_hidden_layers": 4,
-        "full_attention_interval": 2,
-        "head_dim": 16,
-        "linear_num_value_heads": 4,
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 32,
-        "linear_value_head_dim": 32,
-        "linear_conv_kernel_dim": 4,
-        "decoder_sparse_step": 1,
-        "shared_expert_intermediate_size": 16,
-        "mlp_only_layers": [],
-        "partial_rotary_factor": 0.5,
-    },
-    "lfm2": {
-        **_PLAIN,
-        "num_hidden_layers": 3,
-        "norm_eps": 1e-5,
-        "conv_bias": False,
-        "conv_L_cache": 3,
-        "block_dim": 32,
-        "block_ff_dim": 64,
-        "block_multiple_of": 8,
-        "block_ffn_dim_multiplier": 1.0,
-        "block_auto_adjust_ff_dim": False,
-        "full_attn_idxs": [1],
-    },
-    "falcon_h1": {
-        **_PLAIN,
-        "head_dim": 8,
-        "mamba_d_ssm": 64,
-        "mamba_d_state": 16,
-        "mamba_d_head": 16,
-        "mamba_n_heads": 4,
-        "lm_head_multiplier": 1.0,
-    },
-    "jamba": {
-        **_PLAIN,
-        "num_hidden_layers": 4,
-        "attn_layer_offset": 1,
-        "attn_layer_period": 2,
-        "expert_layer_offset": 1,
-        "expert_layer_period": 2,
-        "mamba_d_conv": 4,
-        "mamba_d_state": 8,
-        "mamba_expand": 2,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-    },
-    "rwkv7": {
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "norm_eps": 1e-5,
-        "head_dim": 32,
-        "num_hidden_layers": 2,
-        "a_low_rank_dim": 8,
-        "v_low_rank_dim": 8,
-        "gate_low_rank_dim": 8,
-        "decay_low_rank_dim": 8,
-        "vocab_size": VOCAB,
-    },
+    "starcoder2": {**PLAIN, "norm_epsilon": 1e-5},
 }
 
 # What the engine's ragged cache gets wrong or fails on; mlx-lm's batch caches may do.
 MISFITS: dict[str, dict[str, Any]] = {
+    "deepseek_v32": {**_DEEPSEEK, "index_head_dim": 16, "index_n_heads": 2, "index_topk": 6},
     "gpt_bigcode": {
         "n_embd": 32,
         "n_layer": 2,
@@ -306,7 +199,7 @@ MISFITS: dict[str, dict[str, Any]] = {
     },
     "gemma3n": {
         "text_config": {
-            **_PLAIN,
+            **PLAIN,
             "model_type": "gemma3n_text",
             "num_hidden_layers": 4,
             "intermediate_size": [64] * 4,
@@ -328,7 +221,7 @@ MISFITS: dict[str, dict[str, Any]] = {
     },
     "llama4": {
         "text_config": {
-            **_PLAIN,
+            **PLAIN,
             "model_type": "llama4_text",
             "num_hidden_layers": 4,
             "attention_bias": False,
@@ -344,7 +237,7 @@ MISFITS: dict[str, dict[str, Any]] = {
     },
 }
 
-FAMILIES = {**RAGGED, **NATIVE, **MISFITS}
+FAMILIES = {**RAGGED, **RECURRENT, **MISFITS}
 
 
 def config(family: str) -> dict[str, Any]:

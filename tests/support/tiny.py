@@ -15,6 +15,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
 from parallm_openai.engine import sampling
+from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.constraint import Mask
 from parallm_openai.engine.position import Position
 from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
@@ -119,7 +120,7 @@ DRAFTERS: dict[str, Callable[[], Drafter]] = {
 def core(
     make_drafter: Callable[[], Drafter] = Drafter,
     *,
-    ragged: bool = True,
+    ragged: Ragged | None = Ragged(),
     eos: Sequence[int] = (),
     target: nn.Module | None = None,
     padding_limit: int = 10**9,
@@ -133,7 +134,15 @@ def core(
         ModelRunner(target or model(), TARGET, ragged=ragged),
         make_drafter(),
         EngineConfig.model_validate(settings),
-        ModelTraits(ragged, padding_limit, forward_tokens, prefill_tokens, fast_width, runs_ahead),
+        ModelTraits(
+            ragged is not None,
+            padding_limit,
+            forward_tokens,
+            prefill_tokens,
+            fast_width,
+            runs_ahead,
+            recurrent=ragged is not None and ragged.recurrent,
+        ),
         context_length=CONTEXT,
         eos_ids=frozenset(eos),
     )

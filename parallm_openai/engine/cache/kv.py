@@ -1,7 +1,6 @@
-"""The KV cache of a batch: rows of different lengths in one buffer a layer.
+"""The keys and values of a batch: rows of different lengths in one buffer a layer.
 
-Every forward writes at each row's own length. Nothing is ever undone: the engine commits by counting more of what was
-written, and the next forward writes over the rest. Families with recurrent state use `native.NativeCache` instead.
+Every forward writes at each row's own length, over what earlier ones have written there.
 """
 
 from __future__ import annotations
@@ -10,14 +9,6 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
-
-from parallm_openai.engine.cache.inputs import Inputs
-from parallm_openai.engine.cache.protocol import BatchCache
-from parallm_openai.models.language_model import LanguageModel
-
-CAPACITY_STEP = 256
-# Once its last row has left, a cache frees buffers of more tokens than this, over all slots, and keeps smaller ones.
-IDLE_BUFFER_TOKENS = 4096
 
 
 class Layout:
@@ -100,6 +91,12 @@ class RaggedLayer:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         self.keys = self._write(self.keys, keys)
         self.values = self._write(self.values, values)
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What this forward attends to; layers that share another one's keys and values ask for them again."""
+        if self.keys is None or self.values is None:
+            raise RuntimeError("keys and values were read before any were written")
         rows, end = self.layout.rows, self.layout.end
         return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
@@ -153,76 +150,3 @@ class RaggedLayer:
         # Zeros, since attention on the CPU lets a NaN through a mask.
         shape = (self.layout.slots, like.shape[1], self.layout.capacity, like.shape[3])
         return mx.zeros(shape, dtype=like.dtype)
-
-
-class RaggedCache(BatchCache):
-    """A `BatchCache` of plain keys and values, full length in every layer.
-
-    `mask_axes` is 4 for masks `[rows, 1, width, end]`, as attention kernels take them, or 5 for models
-    that do their own grouped-query attention and so need `[rows, 1, 1, width, end]`.
-    """
-
-    def __init__(self, model: LanguageModel, mask_axes: int = 4) -> None:
-        self.model = model
-        self.rows = 0
-        self.layout = Layout(mask_axes)
-        self.layers = [RaggedLayer(self.layout) for _ in model.make_cache()]
-
-    def append_row(self) -> None:
-        self._require(self.rows + 1, 0)
-        self.rows += 1
-
-    def append_row_from(self, other: BatchCache, slot: int, length: int) -> None:
-        if not isinstance(other, RaggedCache):
-            raise TypeError(f"a RaggedCache cannot copy a row of a {type(other).__name__}")
-        self._require(self.rows + 1, length)
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            if length:
-                mine.copy_row(theirs, slot, self.rows, length)
-        self.rows += 1
-        self.evaluate()
-
-    def remove_row(self, slot: int, last_length: int) -> None:
-        last = self.rows - 1
-        if slot != last:
-            for layer in self.layers:
-                layer.move_row(last, slot, last_length)
-            self.evaluate()
-        self.rows = last
-        if not self.rows and self.layout.slots * self.layout.capacity > IDLE_BUFFER_TOKENS:
-            self._release()
-
-    def copy_row(self, slot: int, length: int) -> RaggedCache:
-        copied = RaggedCache(self.model, self.layout.mask_axes)
-        # A write that filled the buffer would not be copied: MLX would keep a view of this cache's.
-        copied.layout.slots, copied.layout.capacity = 1, length + 1
-        copied.append_row_from(self, slot, length)
-        return copied
-
-    def reserve(self, rows: int) -> None:
-        self._require(rows, 0)
-
-    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
-        self._require(inputs.rows, max(lengths) + inputs.width)
-        self.layout.place(lengths, inputs.width)
-        return self.model(inputs.ids, self.layers, inputs.positions())
-
-    def evaluate(self) -> None:
-        mx.eval([layer.state for layer in self.layers])
-
-    def _require(self, rows: int, tokens: int) -> None:
-        """Make room for `rows` rows of `tokens` tokens; grows in steps, so that copies stay rare."""
-        slots, capacity = self.layout.slots, self.layout.capacity
-        if rows > slots:
-            slots = 1 << (rows - 1).bit_length()
-        if tokens > capacity:
-            capacity = -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
-        if (slots, capacity) != (self.layout.slots, self.layout.capacity):
-            self.layout.slots, self.layout.capacity = slots, capacity
-            for layer in self.layers:
-                layer.resize()
-
-    def _release(self) -> None:
-        for layer in self.layers:
-            layer.keys = layer.values = None
-        self.layout.slots = self.layout.capacity = 0

@@ -1,7 +1,6 @@
-"""mlx-lm's own caches behind `BatchCache`: for families whose state cannot be rolled back.
+"""mlx-lm's own caches behind `BatchCache`: for the families that a `RaggedCache` gets wrong.
 
-Recurrent and hybrid models advance their state with every token they read, so their batch decodes one token a row
-and step, and never speculates.
+They cannot be rolled back, so their batch decodes one token a row and step, and never speculates.
 """
 
 from __future__ import annotations
@@ -16,8 +15,26 @@ from parallm_openai.engine.cache.protocol import BatchCache
 from parallm_openai.models.language_model import LanguageModel
 
 
-class NativePrefill(BatchCache):
-    """Rows that read their prompts, each in a cache of its own: recurrent state takes no padding."""
+class _Whole(BatchCache):
+    """A cache whose rows nobody else can begin with."""
+
+    def copy_row(self, slot: int, length: int) -> None:
+        return None
+
+    def keep(self, slot: int, length: int) -> None: ...
+
+    def beginning(self, slot: int, length: int) -> int:
+        return 0
+
+    @property
+    def state_tokens(self) -> int:
+        return 0
+
+    def reserve(self, rows: int) -> None: ...
+
+
+class NativePrefill(_Whole):
+    """Rows that read their prompts, each in a cache of its own: a recurrent state takes no padding."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
@@ -33,12 +50,7 @@ class NativePrefill(BatchCache):
         self.rows[slot] = self.rows[-1]
         self.rows.pop()
 
-    def copy_row(self, slot: int, length: int) -> None:
-        return None
-
-    def reserve(self, rows: int) -> None: ...
-
-    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+    def forward(self, inputs: Inputs, lengths: Sequence[int], certain: Sequence[int] | None = None) -> mx.array:
         parts = [(inputs.row(slot), self.rows[slot]) for slot, count in enumerate(inputs.counts) if count]
         return mx.concatenate([self.model(own.ids, cache, own.positions()) for own, cache in parts])
 
@@ -46,7 +58,7 @@ class NativePrefill(BatchCache):
         mx.eval([layer.state for row in self.rows for layer in row])
 
 
-class NativeCache(BatchCache):
+class NativeCache(_Whole):
     """Rows that decode together in mlx-lm's batch caches."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -82,12 +94,7 @@ class NativeCache(BatchCache):
         else:
             self.layers = []
 
-    def copy_row(self, slot: int, length: int) -> None:
-        return None
-
-    def reserve(self, rows: int) -> None: ...
-
-    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+    def forward(self, inputs: Inputs, lengths: Sequence[int], certain: Sequence[int] | None = None) -> mx.array:
         if any(count != 1 for count in inputs.counts):
             raise ValueError("this family's state cannot be rolled back: it reads one token a row and step")
         return self.model(inputs.ids, self.layers, inputs.positions())

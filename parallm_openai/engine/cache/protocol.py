@@ -31,13 +31,24 @@ class BatchCache(Protocol):
     def copy_row(self, slot: int, length: int) -> BatchCache | None:
         """A cache with the first `length` tokens of one slot; None if the state of a beginning cannot be had."""
 
+    def keep(self, slot: int, length: int) -> None:
+        """Make sure that rows can begin with the slot's first `length` tokens, and do so in copies of the slot."""
+
+    def beginning(self, slot: int, length: int) -> int:
+        """The most of a slot's first `length` tokens that another row can begin with."""
+
+    @property
+    def state_tokens(self) -> int:
+        """How many tokens' keys and values would take as much memory as the states that its slots hold."""
+
     def reserve(self, rows: int) -> None:
         """Make room for so many rows at once."""
 
-    def forward(self, inputs: Inputs, lengths: Sequence[int]) -> mx.array:
+    def forward(self, inputs: Inputs, lengths: Sequence[int], certain: Sequence[int] | None = None) -> mx.array:
         """Run the model over the inputs of the first slots, after `lengths` tokens of each.
 
-        Returns logits `[sum(inputs.wanted), vocab]`, not yet computed.
+        The first `certain` tokens of each, by default those that are there before, will never be rolled back. Returns
+        logits `[sum(inputs.wanted), vocab]`, not yet computed.
         """
 
     def evaluate(self) -> None:

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
+from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.position import DRAFT_STREAM, Position
 from parallm_openai.engine.row import DRAFT, TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
@@ -41,11 +42,11 @@ class DraftModel(Drafter):
         model: nn.Module,
         vocab_size: int,
         target_vocab_size: int,
-        mask_axes: int = 4,
+        ragged: Ragged = Ragged(),
         *,
         asynchronous: bool = False,
     ) -> None:
-        self.runner: ModelRunner = ModelRunner(model, DRAFT, mask_axes=mask_axes, vocab_size=vocab_size)
+        self.runner: ModelRunner = ModelRunner(model, DRAFT, ragged=ragged, vocab_size=vocab_size)
         self.target_vocab_size = target_vocab_size
         self.asynchronous = asynchronous
 
