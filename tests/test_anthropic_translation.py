@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -208,17 +209,6 @@ def test_sampling_and_stop_sequences() -> None:
         ({"system": [{"type": "image"}]}, "system[0].type"),
         ({"messages": [{"role": "user", "content": []}]}, "messages"),
         (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [{"type": "tool_result", "tool_use_id": "x", "content": [{"type": "image"}]}],
-                    }
-                ]
-            },
-            "messages[0].content[0].content[0].type",
-        ),
-        (
             {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]},
             "messages[0].content[0].source",
         ),
@@ -245,3 +235,46 @@ def test_what_the_model_cannot_be_told_is_refused_by_its_name(body: dict[str, An
 )
 def test_arguments_are_an_object_also_if_they_were_cut_off(arguments: str, object: dict[str, Any]) -> None:
     assert as_object(arguments) == object
+
+
+LATE = {"name": "set_timer", "description": "Zählt", "input_schema": SCHEMA, "strict": True, "defer_loading": True}
+FOUND = {"type": "tool_reference", "tool_name": "set_timer"}
+
+
+def searched(*found: dict[str, Any]) -> list[dict[str, Any]]:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": list(found)}
+    return [*HELLO, {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+
+
+def test_a_deferred_tool_waits_until_a_result_refers_to_it() -> None:
+    waiting, _ = translated(messages=searched(text("nothing")), tools=[TOOL, LATE])
+    assert [tool["function"]["name"] for tool in waiting.tools] == ["get_weather"]
+    loaded, ignored = translated(messages=searched(text("This one:"), FOUND), tools=[TOOL, LATE])
+    assert [tool["function"]["name"] for tool in loaded.tools] == ["get_weather", "set_timer"]
+    assert loaded.described == {"set_timer"}
+    words, definition = str(loaded.messages[-1]["content"]).split("\n")
+    assert words == "This one:"
+    assert "Zählt" in definition
+    function = loaded.tools[1]["function"]
+    assert function["strict"]
+    assert json.loads(definition)["function"] == {key: function[key] for key in function if key != "strict"}
+    assert ignored == ""
+
+
+def test_a_search_that_the_server_cannot_run_defers_nothing() -> None:
+    search = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
+    description, ignored = translated(tools=[search, TOOL, LATE])
+    assert [tool["function"]["name"] for tool in description.tools] == ["get_weather", "set_timer"]
+    assert description.described == frozenset()
+    assert ignored == "tools[0]"
+
+
+def test_a_reference_stands_in_results_only() -> None:
+    with pytest.raises(ApiError, match="cannot stand there"):
+        translated(messages=[{"role": "user", "content": [FOUND]}], tools=[LATE])
+    assert "unknown" in str(messages_with({"type": "tool_reference", "tool_name": "unknown"})[-1]["content"])
+
+
+def messages_with(*found: dict[str, Any]) -> list[Any]:
+    return list(translated(messages=searched(*found), tools=[TOOL])[0].messages)

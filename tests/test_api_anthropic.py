@@ -323,3 +323,32 @@ def test_an_engine_failure_is_an_error_event(
     assert "out of memory" in last["error"]["message"]
     with server.client as client:
         error(client.post("/v1/messages", json=asked("Hi")), 500, "api_error")
+
+
+def test_a_tool_that_is_loaded_leaves_the_prompt_before_it_as_it_is(server: RunningServer) -> None:
+    """And it can be called."""
+    late = {**TIMER, "strict": None, "defer_loading": True}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Rome"}}
+    history = [*asked("Hello!")["messages"], {"role": "assistant", "content": [call]}]
+
+    def counted(content: Any, tools: list[Any]) -> int:
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": content}
+        body = {"messages": [*history, {"role": "user", "content": [result]}], "tools": tools}
+        with server.client as client:
+            return int(client.post("/v1/messages/count_tokens", json=body).raise_for_status().json()["input_tokens"])
+
+    function = {"name": "set_timer", "parameters": TIMER["input_schema"]}
+    definition = json.dumps({"type": "function", "function": function})
+    referred = counted([{"type": "tool_reference", "tool_name": "set_timer"}], [WEATHER, late])
+    assert referred == counted(definition, [WEATHER])
+    assert counted("nothing", [WEATHER, late]) == counted("nothing", [WEATHER])
+    found = {
+        "type": "tool_result",
+        "tool_use_id": "toolu_1",
+        "content": [{"type": "tool_reference", "tool_name": "set_timer"}],
+    }
+    body = {**asked(""), "messages": [*history, {"role": "user", "content": [found]}], "tools": [WEATHER, late]}
+    with server.client as client:
+        forced = {"type": "tool", "name": "set_timer"}
+        answer = client.post("/v1/messages", json={**body, "tool_choice": forced}).raise_for_status().json()
+    assert [block["name"] for block in answer["content"]] == ["set_timer"]

@@ -36,13 +36,28 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"tools": [{"type": "custom", "custom": {"name": "f"}}, WEATHER]}, "tools[0]"),
     (RESPONSES, {"tools": [FLAT, {"type": "web_search"}, {"type": "local_shell"}]}, "tools[1], tools[2]"),
     (RESPONSES, {"tools": [{"type": "custom", "name": "patch", "format": {"type": "grammar"}}]}, "tools[0]"),
-    (RESPONSES, {"tools": [{"type": "namespace", "name": "mcp", "tools": [FLAT]}, FLAT]}, "tools[0]"),
+    (
+        RESPONSES,
+        {"tools": [{"type": "namespace", "name": "mcp", "tools": [FLAT, {"type": "custom", "name": "f"}]}]},
+        "tools[0].tools[1]",
+    ),
+    (RESPONSES, {"tools": [{**FLAT, "defer_loading": True}]}, "tools[0].defer_loading"),
     (RESPONSES, {"text": {"verbosity": "low", "format": {"type": "text", "y": 1}, "x": 1}}, "?"),
     (RESPONSES, {"reasoning": {"effort": "none", "encrypted": True}}, "reasoning.encrypted"),
     ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]"),
     ("/v1/messages", {"tool_choice": {"type": "auto", "hint": 1}}, "tool_choice.hint"),
     ("/v1/messages", {"context_management": {}, "output_config": {"task_budget": 1}}, "?"),
 ]
+# Words that are newer than this server, in fields that cannot change the answer.
+NEW_WORDS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/messages", {"thinking": {"type": "disabled", "display": "updates"}}, "thinking.display"),
+    (CHAT, {"verbosity": "chatty"}, "verbosity"),
+    (RESPONSES, {"text": {"verbosity": "chatty"}}, "text.verbosity"),
+    (RESPONSES, {"reasoning": {"summary": "poetic"}}, "reasoning.summary"),
+    (RESPONSES, {"prompt_cache_retention": "7d"}, "prompt_cache_retention"),
+    (RESPONSES, {"include": ["reasoning.encrypted_content", "dreams"]}, "include[1]"),
+]
+CASES += NEW_WORDS
 
 
 def post(server: RunningServer, path: str, **body: Any) -> httpx.Response:
@@ -66,7 +81,7 @@ def said(path: str, answer: httpx.Response) -> Any:
 def test_the_answer_is_the_one_without_it_and_a_header_says_so(
     server: RunningServer, path: str, more: dict[str, Any], names: str
 ) -> None:
-    known = {"tools", "tool_choice", "text", "response_format", "reasoning", "output_config"}
+    known = {"tools", "tool_choice", "text", "response_format", "reasoning", "output_config", "include", "thinking"}
     answer = post(server, path, **BODIES[path], **more)
     assert answer.status_code == 200, answer.text
     if names != "?":
@@ -169,6 +184,10 @@ def test_a_strict_server_refuses_all_that_by_name(start_server: Callable[..., Ru
         answer = post(server, path, **{**named, **BODIES[path], **more})
         assert_error(answer, 400, code)
         assert answer.json()["error"]["param"] == param
+    for path, more, name in NEW_WORDS:
+        answer = post(server, path, **{"model": "parallm-demo", **BODIES[path], **more})
+        assert answer.status_code == 400
+        assert f"'{name}'" in answer.json()["error"]["message"]
     refused = post(server, "/v1/messages", model="parallm-demo", **BODIES["/v1/messages"], nonsense=1)
     assert "nonsense" in refused.json()["error"]["message"]
     long = post(server, "/v1/messages", **{"model": "parallm-demo", **BODIES["/v1/messages"], "max_tokens": 10**6})

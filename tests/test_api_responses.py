@@ -211,7 +211,6 @@ def test_half_a_character_is_no_text(server: RunningServer, field: str) -> None:
     [
         ({"input": []}, "input"),
         ({"background": True}, "background"),
-        ({"include": ["nonsense"]}, "include[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].id"),
         ({"input": [{"id": "x"}]}, "input[0].id"),
@@ -251,3 +250,55 @@ def test_what_it_cannot_do_is_refused_by_name(server: RunningServer, options: di
         answer = http.post("/v1/responses", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+PAIR: Any = {"type": "namespace", "name": "mcp__skies", "description": "The sky", "tools": [WEATHER]}
+JOINED: Any = {**WEATHER, "name": "mcp__skies__get_weather"}
+
+
+def test_a_function_of_a_namespace_is_called_by_both_names(server: RunningServer) -> None:
+    """Codex sends the tools of MCP servers so."""
+    choice = {"type": "function", "name": JOINED["name"]}
+    answer = create(server, "What is the weather in Paris?", tools=[WEATHER, PAIR], tool_choice=choice)
+    [call] = answer.output
+    assert (call.namespace, call.name) == ("mcp__skies", "get_weather")
+    assert list(json.loads(call.arguments)) == ["city"]
+    assert [tool.type for tool in answer.tools] == ["function", "namespace"]
+    assert answer.tools[1].tools[0].name == "get_weather"
+    events = list(create(server, "Hello!", tools=[PAIR], tool_choice="required", stream=True))
+    [added] = [event.item for event in events if event.type == "response.output_item.added"]
+    assert (added.namespace, added.name) == ("mcp__skies", "get_weather")
+    plain = create(server, "Hello!", tools=[WEATHER], tool_choice="required")
+    assert plain.output[0].namespace is None
+
+
+def test_the_model_sees_a_namespace_in_the_names(server: RunningServer) -> None:
+    call = {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": "{}"}
+    counted = []
+    for names, tool in (({"namespace": "mcp__skies"}, PAIR), ({"name": JOINED["name"]}, JOINED)):
+        said: list[Any] = [{"role": "user", "content": "Hi"}, {**call, **names}]
+        counted.append(client(server).responses.input_tokens.count(input=said, tools=[tool]).input_tokens)
+    assert counted[0] == counted[1]
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ([PAIR, JOINED], "tools"),
+        ([{**PAIR, "tools": [{**WEATHER, "parameters": {"type": "string"}}]}], "tools[0].tools[0].parameters"),
+        ([WEATHER, {**PAIR, "tools": [{**WEATHER, "name": "no name"}]}], "tools[1].tools[0].name"),
+        ([{**PAIR, "name": 5}], "tools[0].name"),
+        ([{**PAIR, "tools": [{**WEATHER, "name": f"f{number}"} for number in range(1025)]}], "tools[0].tools"),
+        (
+            [
+                {**PAIR, "name": f"n{place}", "tools": [{**WEATHER, "name": f"f{number}"} for number in range(600)]}
+                for place in range(2)
+            ],
+            "tools",
+        ),
+    ],
+)
+def test_errors_name_the_function_of_a_namespace(server: RunningServer, tools: list[Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        create(server, "Hi", tools=tools)
+    assert caught.value.param == param

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support.servers import RunningServer, demo_target
 
 from parallm_openai.text.tokenizer import Tokenizer
@@ -23,6 +24,23 @@ def test_detokenize_undoes_tokenize(server: RunningServer) -> None:
     assert post(server, "/detokenize", {"tokens": tokens["tokens"]}).json() == {"prompt": text}
     assert post(server, "/detokenize", {"tokens": []}).json() == {"prompt": ""}
     assert post(server, "/detokenize", {"tokens": [10**6]}).status_code == 400
+
+
+def test_a_client_can_render_a_chat_by_what_it_is_told_of_the_tokenizer(server: RunningServer) -> None:
+    with server.client as client:
+        told = client.get("/tokenizer_info").json()
+    assert told["model_max_length"] == server.engine.context_length
+    assert [told[mark] for mark in ("bos_token", "eos_token", "unk_token")] == [None, "<|im_end|>", None]
+    messages = [{"role": "user", "content": "Hello!"}]
+    shown = post(server, "/v1/chat/completions/render", {"model": server.model.name, "messages": messages}).json()
+    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(told["chat_template"])
+    assert template.render(messages=messages, add_generation_prompt=True) == shown["prompt"]
+
+
+def test_of_several_templates_the_default_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper = demo_target().tokenizer
+    monkeypatch.setattr(wrapper._tokenizer, "chat_template", {"default": "plain", "tool_use": "other"})
+    assert Tokenizer(wrapper, demo_target().vocab_size).description["chat_template"] == "plain"
 
 
 def test_a_rendered_chat_is_the_prompt_that_it_would_be_answered_for(server: RunningServer) -> None:

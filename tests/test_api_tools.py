@@ -187,3 +187,20 @@ def test_streamed_thoughts_are_those_of_the_whole_answer(server: RunningServer) 
 def test_a_budget_ends_the_thoughts(server: RunningServer) -> None:
     answer = ask(server, "What is 123 + 345?", reasoning_effort="low", extra_body={"thinking_budget": 10})
     assert 10 <= answer.usage.completion_tokens_details.reasoning_tokens <= 12
+
+
+def test_a_stream_has_no_text_before_a_call(server: RunningServer) -> None:
+    """Clients show a text that is there, even an empty one."""
+    body = {"messages": [{"role": "user", "content": "What is the weather in Paris?"}], "temperature": 0}
+    firsts = {}
+    for tools in ([WEATHER], None):
+        with (
+            server.client as client,
+            client.stream("POST", "/v1/chat/completions", json=body | {"tools": tools, "stream": True}) as lines,
+        ):
+            data = [json.loads(line[6:]) for line in lines.iter_lines() if line.startswith("data: {")]
+        deltas = [choice["delta"] for chunk in data for choice in chunk["choices"]]
+        firsts[bool(tools)] = deltas[0]["content"]
+        assert any("tool_calls" in delta for delta in deltas) == bool(tools)
+        assert all(delta.get("content") is None for delta in deltas) == bool(tools)
+    assert firsts == {True: None, False: ""}

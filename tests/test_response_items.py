@@ -41,7 +41,7 @@ SHELL = {"type": "exec", "command": ["ls"], "env": {}}
 RAN = {"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}
 # Each kind of item that OpenAI's clients send, and what the model is told of it: calls and answers.
 TOLD: list[tuple[dict[str, Any], list[Any]]] = [
-    ({**CALL, "namespace": "crm"}, [("c1", "add", {"a": 1})]),
+    ({**CALL, "namespace": "crm"}, [("c1", "crm__add", {"a": 1})]),
     ({"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "2"}]}, [("c1", "2")]),
     (
         {"type": "custom_tool_call", "call_id": "c", "name": "sql", "input": "SELECT 1"},

@@ -122,6 +122,8 @@ class ChatAnswer:
         self._head = AnswerHead.new("chat.completion", "chatcmpl", model)
         self._counted = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._with_origins = bool(body.return_speculative)
+        # Before a call, OpenAI sends no text, not even an empty one: clients would show it.
+        self._opening = None if body.tools or body.functions else ""
         logprobs, legacy = bool(body.logprobs), is_legacy(body)
         self._choices = [ChatChoice(tokenizer, logprobs=logprobs, legacy=legacy) for _ in running.generations]
 
@@ -143,7 +145,7 @@ class ChatAnswer:
             return json_chunk(head.body([choice], **more))
 
         for index in range(len(self._choices)):
-            yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
+            yield chunk(index, {"role": "assistant", "content": self._opening, "refusal": None})
         async for index, delta in self._running.deltas():
             choice = self._choices[index]
             deltas, logprobs = choice.read(delta)

@@ -6,8 +6,9 @@ from typing import Any
 
 from parallm_openai.api import errors
 from parallm_openai.api.field_names import FieldNames
-from parallm_openai.api.schemas.chat import ChatRequest, ResponseFormat
+from parallm_openai.api.schemas.chat import ChatMessage, ChatRequest, ResponseFormat
 from parallm_openai.api.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
+from parallm_openai.api.unreadable import words_for
 from parallm_openai.text.description import AnswerFormat, ChatDescription, ToolChoice
 
 ANY_OBJECT = {"type": "object"}
@@ -22,7 +23,7 @@ def chat_description(body: ChatRequest, owner: str, *, strict: bool) -> ChatDesc
     if continues is None and body.add_generation_prompt:
         continues = False
     return ChatDescription(
-        messages=[message.model_dump(exclude_none=True) for message in body.messages],
+        messages=[_message(message) for message in body.messages],
         tools=_tools(body),
         tool_choice=_tool_choice(body),
         parallel_tool_calls=not is_legacy(body) and body.parallel_tool_calls is not False,
@@ -54,6 +55,13 @@ def chat_names(body: ChatRequest) -> FieldNames:
         return FieldNames(names | {"tools": "functions", "tool_choice": "function_call"}, flat_tools=True)
     # Tools that the model does not get still count.
     return FieldNames(names | {f"tools[{index}]": f"tools[{place}]" for index, place in enumerate(body.function_tools)})
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    dumped = message.model_dump(exclude_none=True)
+    for place, part in message.unreadable_results.items():
+        dumped["content"][place] = {"type": "text", "text": words_for(part.type)}
+    return dumped
 
 
 def _tools(body: ChatRequest) -> list[dict[str, Any]]:

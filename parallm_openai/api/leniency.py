@@ -6,6 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+
 from parallm_openai.api import errors
 from parallm_openai.api.errors import ApiError
 
@@ -16,6 +19,21 @@ HEADER = "x-parallm-ignored"
 MAX_NAMES = 20
 # Each pass finds the unknown fields of one more level.
 MAX_PASSES = 8
+# Kinds of pydantic's errors.
+UNKNOWN_FIELD, UNKNOWN_HINT = "extra_forbidden", "unknown_hint"
+
+
+def _hint(value: Any, validated: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validated(value)
+    except ValidationError as error:
+        if not isinstance(value, str):
+            raise
+        raise PydanticCustomError(UNKNOWN_HINT, "{reason}", {"reason": error.errors()[0]["msg"]}) from error
+
+
+# Marks a field of a few known words that cannot change the answer: a new word is ignored as an unknown field is.
+Hint = WrapValidator(_hint)
 
 
 class Ignored:
@@ -35,10 +53,10 @@ class Ignored:
         self._names.append(name)
 
     def add_unknown(self, body: Any, found: Sequence[Mapping[str, Any]]) -> bool:
-        """Take the fields that pydantic has `found` to be unknown out of the body, in place; whether there were any."""
+        """Take what pydantic has `found` to be unknown out of the body, in place; whether there was anything."""
         if self.strict:
             return False
-        unknown = [error["loc"] for error in found if error["type"] == "extra_forbidden"]
+        unknown = [error["loc"] for error in found if error["type"] in (UNKNOWN_FIELD, UNKNOWN_HINT)]
         dropped = [name for location in unknown if (name := _drop(body, location)) is not None]
         self._names += dropped
         return bool(dropped)

@@ -17,10 +17,9 @@ from parallm_openai.api.schemas.response_items import (
     Message,
     Reference,
 )
+from parallm_openai.api.schemas.response_tools import AllowedResponseTools, NamedResponseTool, Offered
 from parallm_openai.api.schemas.responses import (
-    AllowedResponseTools,
     ConversationFields,
-    NamedResponseTool,
     ReasoningConfig,
     ResponsesRequest,
     TextFormat,
@@ -89,7 +88,7 @@ def response_description(body: ConversationFields, messages: Sequence[ChatMessag
         raise errors.invalid(f"'input' makes more than {MAX_MESSAGES} messages.", "input")
     description = ChatDescription(
         messages=[*instructions, *messages],
-        tools=[_tool(tool.model_dump(include=SHOWN_OF_TOOLS, exclude_none=True)) for tool in body.functions.values()],
+        tools=[_tool(function) for function in body.functions],
         tool_choice=_tool_choice(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         reasoning_effort=body.reasoning.effort if body.reasoning is not None else None,
@@ -121,12 +120,13 @@ NAMES = {
 
 def response_names(body: ConversationFields) -> FieldNames:
     """The fields' names; tools that the model does not get still count in theirs."""
-    places = {f"tools[{index}]": f"tools[{place}]" for index, place in enumerate(body.functions)}
+    places = {f"tools[{index}]": function.field for index, function in enumerate(body.functions)}
     return FieldNames(NAMES | places, flat_tools=True)
 
 
-def _tool(function: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": function}
+def _tool(function: Offered) -> dict[str, Any]:
+    shown = function.tool.model_dump(include=SHOWN_OF_TOOLS, exclude_none=True)
+    return {"type": "function", "function": {**shown, "name": function.name}}
 
 
 def _tool_choice(body: ConversationFields) -> ToolChoice:

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from parallm_openai.api.logprobs import chat_content
 from parallm_openai.api.schemas.response_items import sealed
-from parallm_openai.api.schemas.responses import ResponsesRequest, ResponseTool, TextFormat
+from parallm_openai.api.schemas.response_tools import Namespace, ResponseTool
+from parallm_openai.api.schemas.responses import ResponsesRequest, TextFormat
+from parallm_openai.api.schemas.tools import OtherTool
 from parallm_openai.engine.request import FinishReason
 from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
@@ -38,6 +40,8 @@ class ResponseWriter:
         self._items: list[dict[str, Any]] = []
         self._open = False
         self._scored: list[dict[str, Any]] = []
+        # What the client calls a function that the model calls so: its name, and its namespace if it has one.
+        self._names = {each.name: (each.tool.name, each.namespace) for each in body.functions}
         self._response = _response(body, model, defaults)
 
     @property
@@ -107,7 +111,7 @@ class ResponseWriter:
                 self._items[-1]["content"][0]["text"] += text
                 return [*begun, self._delta("reasoning_text", text, content_index=0)]
             case CallStart(_, name, id):
-                return [*self._end("completed"), *self._begin(_function_call(name, id))]
+                return [*self._end("completed"), *self._begin(_function_call(*self._names.get(name, (name, None)), id))]
             case CallArguments(_, text):
                 self._items[-1]["arguments"] += text
                 return [self._delta("function_call_arguments", text)]
@@ -193,9 +197,11 @@ def _reasoning() -> dict[str, Any]:
     return {"id": _id("rs"), "type": "reasoning", "summary": [], "status": "in_progress", "content": [part]}
 
 
-def _function_call(name: str, call_id: str) -> dict[str, Any]:
-    ids = {"id": _id("fc"), "call_id": call_id}
-    return {**ids, "type": "function_call", "name": name, "arguments": "", "status": "in_progress"}
+def _function_call(name: str, namespace: str | None, call_id: str) -> dict[str, Any]:
+    called = {"id": _id("fc"), "call_id": call_id, "type": "function_call", "name": name}
+    if namespace is not None:
+        called["namespace"] = namespace
+    return {**called, "arguments": "", "status": "in_progress"}
 
 
 def _dumped(value: Any) -> Any:
@@ -235,7 +241,7 @@ def _response(body: ResponsesRequest, model: str, defaults: Defaults) -> dict[st
         "temperature": sampling.temperature,
         "text": _text(body),
         "tool_choice": _dumped(body.tool_choice) or "auto",
-        "tools": [_tool(tool) for tool in body.functions.values()],
+        "tools": [_tool(tool) for tool in body.tools or [] if not isinstance(tool, OtherTool)],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": sampling.top_p,
         "truncation": body.truncation or "disabled",
@@ -256,6 +262,9 @@ def _format(format: TextFormat | None) -> dict[str, Any]:
     return format.model_dump(by_alias=True)
 
 
-def _tool(tool: ResponseTool) -> dict[str, Any]:
+def _tool(tool: ResponseTool | Namespace) -> dict[str, Any]:
+    if isinstance(tool, Namespace):
+        inner = [_tool(each) for each in tool.tools if isinstance(each, ResponseTool)]
+        return {"type": "namespace", "name": tool.name, "description": tool.description or "", "tools": inner}
     always = {"description": None, "parameters": None, "strict": None}
     return always | tool.model_dump(exclude_none=True)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from parallm_openai.api import errors
+from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.response_input import Conversation, conversation, response_description, response_names
 from parallm_openai.api.response_store import StoredResponse
 from parallm_openai.api.response_truncation import fitting
@@ -77,7 +78,7 @@ async def retrieve_response(
     include_list: IncludeList = None,
 ) -> Response:
     """A stored response. It has what it was made with, whatever `include` says now."""
-    check_include([*(include or []), *(include_list or [])])
+    check_include([*(include or []), *(include_list or [])], Ignored(strict=True))
     found = _stored(state_of(request), request, response_id)
     if stream or starting_after is not None:
         reason = "is for responses made in the background, which this server does not make"
@@ -113,7 +114,7 @@ async def list_input_items(
     include_list: IncludeList = None,
 ) -> Response:
     """The conversation that led to a stored response, in pages."""
-    check_include([*(include or []), *(include_list or [])])
+    check_include([*(include or []), *(include_list or [])], Ignored(strict=True))
     items = _stored(state_of(request), request, response_id).turn.input_items()
     if order == "desc":
         items.reverse()

@@ -1,4 +1,4 @@
-"""`/tokenize` and `/detokenize`."""
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`."""
 
 from __future__ import annotations
 
@@ -45,3 +45,10 @@ async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> dict[str,
         state.check_model(body.model)
     with in_names_of(OWN_NAMES):
         return {"prompt": await state.preparer.detokenized(body.tokens, "tokens")}
+
+
+@router.get("/tokenizer_info")
+async def tokenizer_info(request: HttpRequest) -> dict[str, Any]:
+    """The tokenizer's special tokens and its chat template; `model_max_length` is the length of the context."""
+    state = state_of(request)
+    return {**state.tokenizer.description, "model_max_length": state.engine.context_length}

@@ -41,7 +41,7 @@ async def render_prompt(
     variables = {**default_variables, **_template_variables(tokenizer, description)}
     messages = description.messages
     continues = _continues(description)
-    render = partial(tokenizer.render, messages, tools=use.described, continue_final=continues, variables=variables)
+    render = partial(tokenizer.render, messages, tools=use.listed, continue_final=continues, variables=variables)
     try:
         text = await workers.render(render)
     except TemplateError as error:

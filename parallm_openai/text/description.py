@@ -61,10 +61,12 @@ class ChatDescription(Options):
 
     The model continues the last message instead of answering it if `continue_final_message`; None lets it do so if
     that message is the assistant's own and calls no tools. `chat_template_kwargs` are variables of the chat template.
+    A message describes the tools of the names in `described`, so that the prompt's list of tools leaves them out.
     """
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
+    described: frozenset[str] = frozenset()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None

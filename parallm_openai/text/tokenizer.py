@@ -161,6 +161,14 @@ class Tokenizer:
         return tuple(token.content for token in self._hf.added_tokens_decoder.values() if token.special)
 
     @cached_property
+    def description(self) -> dict[str, Any]:
+        """What a client must know to read and write prompts, under the names of `tokenizer_config.json`."""
+        marks = {name: getattr(self._hf, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        template = self._hf.chat_template
+        default = template.get("default") if isinstance(template, dict) else template
+        return {"tokenizer_class": type(self._hf).__name__, **marks, "chat_template": default}
+
+    @cached_property
     def _longest_token(self) -> int:
         return max(map(len, self._bytes.of if self._bytes is not None else self._vocabulary), default=1)
 

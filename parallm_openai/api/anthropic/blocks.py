@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from parallm_openai.api.errors import unsupported
+from parallm_openai.api.errors import ApiError, unsupported
 from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.schemas.response_items import unsealed
 from parallm_openai.api.schemas.sampling import Body
 from parallm_openai.api.statements import Answered, Called, Said, Statement, Thought
+from parallm_openai.api.unreadable import unreadable, words_for
 
 
 class Block(Body):
@@ -27,8 +28,18 @@ class Block(Body):
         """What it says to the model; nothing, unless its kind overrides this."""
         return ()
 
+    def resolved(self, definitions: Mapping[str, str]) -> Block:
+        """The block with definitions in the place of references to tools."""
+        return self
+
+    def fault(self, where: str) -> ApiError | None:
+        """Why the model cannot read it; None if it can."""
+        return None
+
     def check(self, where: str, ignored: Ignored) -> None:
         """Raise ApiError for what the types do not say."""
+        if (fault := self.fault(where)) is not None:
+            raise fault
 
 
 class Text(Block):
@@ -51,9 +62,10 @@ class Document(Block):
         parts = (self.title, self.context, self.source.get("data"))
         return [Said(role, "\n\n".join(part for part in parts if isinstance(part, str) and part))]
 
-    def check(self, where: str, ignored: Ignored) -> None:
-        if self.source.get("type") != "text" or not isinstance(self.source.get("data"), str):
-            raise unsupported(f"{where}.source", "is a document that is not plain text: this model reads text only")
+    def fault(self, where: str) -> ApiError | None:
+        if self.source.get("type") == "text" and isinstance(self.source.get("data"), str):
+            return None
+        return unsupported(f"{where}.source", "is a document that is not plain text: this model reads text only")
 
 
 class Thinking(Block):
@@ -89,19 +101,37 @@ class ToolUse(Block):
         return [Called(self.id, self.name, _json(self.input or {}))]
 
 
+class ToolReference(Block):
+    """A tool that a search has found."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
+
+    def resolved(self, definitions: Mapping[str, str]) -> Block:
+        return Text(type="text", text=definitions.get(self.tool_name, self.tool_name))
+
+
 class ToolResult(Block):
     type: Literal["tool_result"]
     tool_use_id: str
     content: Content | None = None
     is_error: bool | None = None
 
+    def resolved(self, definitions: Mapping[str, str]) -> Block:
+        if self.content is None or isinstance(self.content, str):
+            return self
+        return self.model_copy(update={"content": [block.resolved(definitions) for block in self.content]})
+
     def statements(self, role: str) -> Sequence[Statement]:
-        text = text_of(self.content or "")
+        blocks = self.content or ""
+        text = blocks if isinstance(blocks, str) else "\n".join(_returned(block) for block in blocks)
         # A chat message has no mark for it.
         return [Answered(self.tool_use_id, f"Error: {text}" if self.is_error else text)]
 
     def check(self, where: str, ignored: Ignored) -> None:
-        check_blocks(self.content or "", f"{where}.content", ignored, TEXTS)
+        for name, block in named_blocks(self.content or "", f"{where}.content", RESULTS):
+            if (fault := block.fault(name)) is not None:
+                ignored.add(name, fault)
 
 
 class ServerResult(Block):
@@ -115,8 +145,8 @@ class ServerResult(Block):
 
 
 class Other(Block):
-    def check(self, where: str, ignored: Ignored) -> None:
-        raise unsupported(f"{where}.type", f"is '{self.type}': this model reads text only")
+    def fault(self, where: str) -> ApiError | None:
+        return unreadable(where, self.type)
 
 
 # Tags that are no identifiers are left out of the paths that errors name (see `errors.path`).
@@ -130,13 +160,12 @@ def _kind(block: Any) -> str:
         return "type=other"
     if kind.endswith("_tool_result"):
         return "type=server_result"
-    return (
-        f"type={kind}" if kind in ("text", "document", "thinking", "redacted_thinking", "tool_result") else _rest(kind)
-    )
+    if kind.endswith("tool_use"):
+        return "type=tool_use"
+    return f"type={kind if kind in OWN_KINDS else 'other'}"
 
 
-def _rest(kind: str) -> str:
-    return "type=tool_use" if kind.endswith("tool_use") else "type=other"
+OWN_KINDS = ("text", "document", "thinking", "redacted_thinking", "tool_result", "tool_reference")
 
 
 AnyBlock = Annotated[
@@ -145,6 +174,7 @@ AnyBlock = Annotated[
     | Annotated[Thinking, Tag("type=thinking")]
     | Annotated[RedactedThinking, Tag("type=redacted_thinking")]
     | Annotated[ToolUse, Tag("type=tool_use")]
+    | Annotated[ToolReference, Tag("type=tool_reference")]
     | Annotated[ToolResult, Tag("type=tool_result")]
     | Annotated[ServerResult, Tag("type=server_result")]
     | Annotated[Other, Tag("type=other")],
@@ -158,6 +188,7 @@ Content = Annotated[
 ToolResult.model_rebuild()
 
 TEXTS = (Text, Document)
+RESULTS = (*TEXTS, ToolReference)
 BY_ROLE: dict[str, tuple[type[Block], ...]] = {
     "system": TEXTS,
     "user": (*TEXTS, ToolResult),
@@ -169,11 +200,19 @@ def check_blocks(
     content: str | Sequence[Block], where: str, ignored: Ignored, allowed: tuple[type[Block], ...]
 ) -> None:
     """Raise ApiError for a block that may not stand there, or that the model cannot read."""
+    for name, block in named_blocks(content, where, allowed):
+        block.check(name, ignored)
+
+
+def named_blocks(
+    content: str | Sequence[Block], where: str, allowed: tuple[type[Block], ...]
+) -> Iterator[tuple[str, Block]]:
+    """The blocks with their names. Raises ApiError for one that may not stand there."""
     for place, block in enumerate(() if isinstance(content, str) else content):
         name = f"{where}[{place}]"
         if not isinstance(block, (*allowed, Other)):
             raise unsupported(f"{name}.type", f"is '{block.type}', which cannot stand there")
-        block.check(name, ignored)
+        yield name, block
 
 
 def text_of(content: str | Sequence[Block]) -> str:
@@ -182,6 +221,20 @@ def text_of(content: str | Sequence[Block]) -> str:
         return content
     said = [statement for block in content for statement in block.statements("user")]
     return "\n".join(statement.text for statement in said if isinstance(statement, Said))
+
+
+def references(content: str | Sequence[Block]) -> Iterator[str]:
+    """The names of the tools that the results of calls in a message refer to."""
+    for block in () if isinstance(content, str) else content:
+        if isinstance(block, ToolReference):
+            yield block.tool_name
+        elif isinstance(block, ToolResult):
+            yield from references(block.content or "")
+
+
+def _returned(block: Block) -> str:
+    """What a block in the result of a tool says."""
+    return text_of([block]) if block.fault("") is None else words_for(block.type)
 
 
 def _json(value: Any) -> str:

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from parallm_openai.api.anthropic.blocks import BY_ROLE, TEXTS, Content, check_blocks
+from parallm_openai.api.anthropic.blocks import BY_ROLE, TEXTS, Content, check_blocks, references
 from parallm_openai.api.errors import invalid, unsupported
-from parallm_openai.api.leniency import Ignored
+from parallm_openai.api.leniency import Hint, Ignored
 from parallm_openai.api.schemas.chat import MAX_MESSAGES, Schema
 from parallm_openai.api.schemas.sampling import Body, StopList
 from parallm_openai.api.schemas.tools import IGNORE_OTHERS
@@ -36,6 +36,18 @@ class Tool(Body):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
+    defer_loading: bool | None = None
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """The tool in OpenAI's form."""
+        given = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.input_schema,
+            "strict": self.strict,
+        }
+        return {"type": "function", "function": {name: value for name, value in given.items() if value is not None}}
 
 
 class ServerTool(Body):
@@ -66,7 +78,7 @@ class ToolChoice(Body):
 class ThinkingConfig(Body):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = Field(None, ge=1)
-    display: Literal["summarized", "omitted"] | None = None
+    display: Annotated[Literal["summarized", "omitted"], Hint] | None = None
 
 
 class OutputFormat(Body):
@@ -103,7 +115,20 @@ class CountTokensRequest(Body):
     @property
     def custom_tools(self) -> dict[int, Tool]:
         """The tools that the model gets, by their place in the request."""
-        return {place: tool for place, tool in enumerate(self.tools or []) if isinstance(tool, Tool)}
+        own = {place: tool for place, tool in enumerate(self.tools or []) if isinstance(tool, Tool)}
+        if not self.defers:
+            return own
+        loaded = {name for message in self.messages for name in references(message.content)}
+        return {place: tool for place, tool in own.items() if not tool.defer_loading or tool.name in loaded}
+
+    @property
+    def defers(self) -> bool:
+        """Whether tools that are marked so wait until the result of a call refers to them.
+
+        With a search of Anthropic's own, which this server cannot run, nothing would ever refer to them.
+        """
+        hosted = [tool.type for tool in self.tools or [] if isinstance(tool, ServerTool)]
+        return not any(kind.startswith("tool_search_tool") for kind in hosted)
 
     @property
     def format(self) -> OutputFormat | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -27,7 +28,8 @@ MODES = {"auto": DescribedChoice(), "any": DescribedChoice("required"), "none": 
 
 def prompt_description(body: CountTokensRequest, owner: str, ignored: Ignored, *, reasons: bool) -> ChatDescription:
     """The description of a request's prompt. `reasons` says whether the model can think."""
-    messages = messages_of(_statements(body))
+    tools = list(body.custom_tools.values())
+    messages = messages_of(_statements(body, {tool.name: _definition(tool) for tool in tools}))
     if not messages:
         raise errors.invalid("'messages' holds nothing that the model can read.", "messages")
     if len(messages) > MAX_MESSAGES:
@@ -35,7 +37,8 @@ def prompt_description(body: CountTokensRequest, owner: str, ignored: Ignored, *
     choice = body.tool_choice
     return ChatDescription(
         messages=messages,
-        tools=[_tool(tool) for tool in body.custom_tools.values()],
+        tools=[tool.function for tool in tools],
+        described=frozenset(tool.name for tool in tools if tool.defer_loading and body.defers),
         tool_choice=_tool_choice(choice),
         parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
         formats=()
@@ -65,11 +68,11 @@ def message_names(body: CountTokensRequest) -> FieldNames:
     return FieldNames(names | places, flat_tools=True, parameters="input_schema")
 
 
-def _statements(body: CountTokensRequest) -> Iterator[Statement]:
+def _statements(body: CountTokensRequest, definitions: Mapping[str, str]) -> Iterator[Statement]:
     if system := _instructions(body):
         yield Said("system", system)
     for message in body.messages:
-        yield from _said(message)
+        yield from _said(message, definitions)
 
 
 def _instructions(body: CountTokensRequest) -> str:
@@ -79,13 +82,17 @@ def _instructions(body: CountTokensRequest) -> str:
     return text_of([block for block in content if not text_of([block]).startswith(BILLING)])
 
 
-def _said(message: Message) -> Iterator[Statement]:
-    """What a message says, the results of calls first. Texts that stand together are one."""
+def _said(message: Message, definitions: Mapping[str, str]) -> Iterator[Statement]:
+    """What a message says, the results of calls first. Texts that stand together are one.
+
+    A reference to a tool says its definition: unlike one in the list of tools, it leaves what is cached as it is.
+    """
     if isinstance(message.content, str):
         yield Said(message.role, message.content)
         return
     blocks: list[Block] = sorted(message.content, key=lambda block: not isinstance(block, ToolResult))
-    statements = [statement for block in blocks for statement in block.statements(message.role)]
+    defined = [block.resolved(definitions) for block in blocks]
+    statements = [statement for block in defined for statement in block.statements(message.role)]
     # The model's own text comes back in blocks only if calls or thoughts stood between.
     between = "" if message.role == "assistant" else "\n"
     for said, group in groupby(statements, lambda statement: isinstance(statement, Said)):
@@ -95,9 +102,10 @@ def _said(message: Message) -> Iterator[Statement]:
             yield from group
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    given = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema, "strict": tool.strict}
-    return {"type": "function", "function": {name: value for name, value in given.items() if value is not None}}
+def _definition(tool: Tool) -> str:
+    """The tool as a list of tools would show it to the model."""
+    function = {name: value for name, value in tool.function["function"].items() if name != "strict"}
+    return json.dumps({**tool.function, "function": function}, ensure_ascii=False)
 
 
 def _tool_choice(choice: ToolChoice | None) -> DescribedChoice:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from parallm_openai.api.errors import invalid
-from parallm_openai.api.leniency import Ignored
+from parallm_openai.api.leniency import Hint, Ignored
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
 from parallm_openai.api.schemas.tools import (
     AnyTool,
@@ -18,6 +18,7 @@ from parallm_openai.api.schemas.tools import (
     ToolChoice,
     ignore_others,
 )
+from parallm_openai.api.unreadable import unreadable
 
 # No conversation has more, and checking each takes time.
 MAX_MESSAGES = 16_384
@@ -29,6 +30,10 @@ class ContentPart(Body):
     type: str
     text: str | None = None
     refusal: str | None = None
+
+    @property
+    def readable(self) -> bool:
+        return self.type in ("text", "refusal")
 
 
 def _arguments_text(value: Any) -> Any:
@@ -67,6 +72,12 @@ class ChatMessage(Body):
     )
     tool_call_id: str | None = None
     function_call: FunctionCall | None = None
+
+    @property
+    def unreadable_results(self) -> dict[int, ContentPart]:
+        """What a tool returned that the model cannot read, by its place."""
+        parts = self.content if self.role in ("tool", "function") and isinstance(self.content, list) else []
+        return {place: part for place, part in enumerate(parts) if not part.readable}
 
 
 FormatName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -118,7 +129,7 @@ class ChatRequest(SamplingFields):
     web_search_options: Any = None
     moderation: Any = None
     # A hint, which no chat template takes.
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Annotated[Literal["low", "medium", "high"], Hint] | None = None
     # Cannot change the answer.
     prediction: dict[str, Any] | None = None
     user: str | None = None
@@ -138,6 +149,10 @@ class ChatRequest(SamplingFields):
     def check(self, ignored: Ignored) -> None:
         """Raise ApiError for faults that the types do not rule out, and note what is ignored."""
         ignore_others(self.tools or [], ignored)
+        for index, message in enumerate(self.messages):
+            for place, part in message.unreadable_results.items():
+                name = f"messages[{index}].content[{place}]"
+                ignored.add(name, unreadable(name, part.type))
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
         if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):

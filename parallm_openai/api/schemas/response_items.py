@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from parallm_openai.api.errors import invalid, unsupported
+from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.schemas.chat import Arguments
+from parallm_openai.api.schemas.response_tools import called_by
 from parallm_openai.api.schemas.sampling import Body
 from parallm_openai.api.statements import Answered, Called, Said, Statement, Thought
+from parallm_openai.api.unreadable import unreadable, words_for
 
 TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
 SEAL = "parallm."
@@ -28,6 +31,27 @@ class Part(Open):
     type: str
     text: str | None = None
     refusal: str | None = None
+
+    @property
+    def readable(self) -> bool:
+        return self.type in TEXT_PARTS
+
+    @property
+    def said(self) -> str:
+        return self.text or self.refusal or ""
+
+    @property
+    def returned(self) -> str:
+        """What it says in the output of a tool."""
+        return self.said if self.readable else words_for(self.type)
+
+    def check(self, where: str) -> None:
+        """Raise ApiError if the model cannot read it."""
+        if not self.readable:
+            raise unreadable(where, self.type)
+        if self.text is None and self.refusal is None:
+            param = f"{where}.text"
+            raise invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 # Tags that are no identifiers are left out of the paths that errors name (see `errors.path`).
@@ -52,7 +76,7 @@ class Item(Open):
         """What it says to the model; nothing, unless its kind overrides this."""
         return ()
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, ignored: Ignored) -> None:
         """Raise ApiError for what the types do not say."""
 
     def stored(self) -> dict[str, Any]:
@@ -68,8 +92,9 @@ class Message(Item):
     def statements(self) -> Sequence[Statement]:
         return [Said(self.role, text_of(self.content))]
 
-    def check(self, where: str) -> None:
-        _check_parts(self.content, f"{where}.content")
+    def check(self, where: str, ignored: Ignored) -> None:
+        for name, part in _named_parts(self.content, f"{where}.content"):
+            part.check(name)
 
     def stored(self) -> dict[str, Any]:
         parts = [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
@@ -103,10 +128,11 @@ class FunctionCall(Item):
     type: Literal["function_call"]
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: Arguments = "{}"
 
     def statements(self) -> Sequence[Statement]:
-        return [Called(self.call_id, self.name, self.arguments)]
+        return [Called(self.call_id, called_by(self.name, self.namespace), self.arguments)]
 
 
 class CallOutput(Item):
@@ -115,10 +141,15 @@ class CallOutput(Item):
     output: Content
 
     def statements(self) -> Sequence[Statement]:
-        return [Answered(self.call_id, text_of(self.output))]
+        returned = self.output if isinstance(self.output, str) else "".join(part.returned for part in self.output)
+        return [Answered(self.call_id, returned)]
 
-    def check(self, where: str) -> None:
-        _check_parts(self.output, f"{where}.output")
+    def check(self, where: str, ignored: Ignored) -> None:
+        for name, part in _named_parts(self.output, f"{where}.output"):
+            if part.readable:
+                part.check(name)
+            else:
+                ignored.add(name, unreadable(name, part.type))
 
 
 class CustomToolCall(Item):
@@ -152,7 +183,7 @@ class ShellCallOutput(Item):
         text = self.output if isinstance(self.output, str) else _json(self.output)
         return [Answered(self.call_id or self.id or "", text)]
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, ignored: Ignored) -> None:
         if not (self.call_id or self.id):
             param = f"{where}.call_id"
             raise invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
@@ -221,7 +252,7 @@ class Reference(Item):
 
 
 class Other(Item):
-    def check(self, where: str) -> None:
+    def check(self, where: str, ignored: Ignored) -> None:
         raise unsupported(f"{where}.type", f"is '{self.type}', which this server cannot read")
 
 
@@ -275,16 +306,11 @@ STORED_ITEMS: TypeAdapter[Sequence[Item]] = TypeAdapter(Items)
 def text_of(content: str | Sequence[Part]) -> str:
     if isinstance(content, str):
         return content
-    return "".join(part.text or part.refusal or "" for part in content)
+    return "".join(part.said for part in content)
 
 
-def _check_parts(content: str | Sequence[Part], where: str) -> None:
-    for place, part in enumerate(() if isinstance(content, str) else content):
-        if part.type not in TEXT_PARTS:
-            raise unsupported(f"{where}[{place}].type", f"is '{part.type}': this model reads text only")
-        if part.text is None and part.refusal is None:
-            param = f"{where}[{place}].text"
-            raise invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+def _named_parts(content: str | Sequence[Part], where: str) -> Iterator[tuple[str, Part]]:
+    return ((f"{where}[{place}]", part) for place, part in enumerate(() if isinstance(content, str) else content))
 
 
 def _json(value: Any) -> str:

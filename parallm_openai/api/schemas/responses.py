@@ -7,11 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from parallm_openai.api.errors import invalid, unsupported
-from parallm_openai.api.leniency import Ignored
+from parallm_openai.api.leniency import Hint, Ignored
 from parallm_openai.api.schemas.chat import FormatName, Schema
 from parallm_openai.api.schemas.response_items import Item, Items
+from parallm_openai.api.schemas.response_tools import (
+    MAX_FUNCTIONS,
+    MAX_TOOLS,
+    AllowedResponseTools,
+    Offered,
+    Tool,
+    ToolChoice,
+    ignore_unusable,
+    offered,
+)
 from parallm_openai.api.schemas.sampling import Body, Metadata, SamplingFields, StreamOptions, refuse
-from parallm_openai.api.schemas.tools import IGNORE_OTHERS, Name, OtherTool, ignore_others, tool_kind
+from parallm_openai.api.schemas.tools import OtherTool
 
 
 def _input_form(value: Any) -> str:
@@ -19,57 +29,6 @@ def _input_form(value: Any) -> str:
 
 
 Input = Annotated[Annotated[str, Tag("form=text")] | Annotated[Items, Tag("form=items")], Discriminator(_input_form)]
-
-
-class ResponseTool(Body):
-    model_config = IGNORE_OTHERS
-
-    type: Literal["function"]
-    name: Name
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    # Only the default of these is supported: the model knows all tools from the start and calls them itself.
-    defer_loading: Literal[False] | None = None
-    allowed_callers: list[Literal["direct"]] | None = None
-
-
-Tool = Annotated[
-    Annotated[ResponseTool, Tag("type=function")] | Annotated[OtherTool, Tag("type=other")],
-    Discriminator(tool_kind),
-]
-
-
-class NamedResponseTool(Body):
-    type: Literal["function"]
-    name: str
-
-
-NamedTool = Annotated[
-    Annotated[NamedResponseTool, Tag("type=function")] | Annotated[OtherTool, Tag("type=other")],
-    Discriminator(tool_kind),
-]
-
-
-class AllowedResponseTools(Body):
-    type: Literal["allowed_tools"]
-    mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1, fail_fast=True)]
-
-
-def _choice_kind(choice: Any) -> str:
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        return "type=allowed_tools"
-    return tool_kind(choice) if isinstance(choice, dict) else "type=mode"
-
-
-ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("type=mode")]
-    | Annotated[NamedResponseTool, Tag("type=function")]
-    | Annotated[AllowedResponseTools, Tag("type=allowed_tools")]
-    | Annotated[OtherTool, Tag("type=other")],
-    Discriminator(_choice_kind),
-]
 
 
 class TextFormat(Body):
@@ -85,13 +44,16 @@ class TextFormat(Body):
 class TextConfig(Body):
     format: TextFormat | None = None
     # A hint, which no chat template takes.
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Annotated[Literal["low", "medium", "high"], Hint] | None = None
+
+
+Summary = Annotated[Literal["auto", "concise", "detailed"], Hint]
 
 
 class ReasoningConfig(Body):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    summary: Summary | None = None
+    generate_summary: Summary | None = None
     context: Literal["auto", "current_turn", "all_turns"] | None = None
     mode: str | None = None
 
@@ -116,7 +78,7 @@ class ConversationFields(Body):
 
     input: Input | None = None
     instructions: str | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = Field(None, max_length=128)
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -133,14 +95,14 @@ class ConversationFields(Body):
         return list(self.input) if isinstance(self.input, list) else []
 
     @property
-    def functions(self) -> dict[int, ResponseTool]:
-        """The tools that the model gets, by their place in the request."""
-        return {place: tool for place, tool in enumerate(self.tools or []) if isinstance(tool, ResponseTool)}
+    def functions(self) -> list[Offered]:
+        """The tools that the model gets."""
+        return list(offered(self.tools or []))
 
     def check(self, ignored: Ignored) -> None:
         """Raise ApiError for faults that the types do not rule out, and note what is ignored."""
         for index, item in enumerate(self.items):
-            item.check(f"input[{index}]")
+            item.check(f"input[{index}]", ignored)
         self._check_tools(ignored)
         format = self.text.format if self.text is not None else None
         if format is not None and (format.type == "json_schema") == (format.json_schema is None or format.name is None):
@@ -149,7 +111,9 @@ class ConversationFields(Body):
         refuse({"conversation": self.conversation, "reasoning.mode": None if mode == "standard" else mode})
 
     def _check_tools(self, ignored: Ignored) -> None:
-        ignore_others(self.tools or [], ignored)
+        ignore_unusable(self.tools or [], ignored)
+        if len(self.functions) > MAX_FUNCTIONS:
+            raise invalid(f"'tools' holds more than {MAX_FUNCTIONS} functions.", "tools")
         choice = self.tool_choice
         if isinstance(choice, OtherTool):
             raise choice.error("tool_choice")
@@ -190,11 +154,11 @@ class ResponsesRequest(ConversationFields, SamplingFields):
     max_tool_calls: int | None = Field(None, ge=1)
     metadata: Metadata | None = None
     user: str | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
+    prompt_cache_retention: Annotated[Literal["in_memory", "in-memory", "24h"], Hint] | None = None
 
     @property
     def wants_logprobs(self) -> bool:
@@ -211,7 +175,7 @@ class ResponsesRequest(ConversationFields, SamplingFields):
 
     def check(self, ignored: Ignored) -> None:
         super().check(ignored)
-        check_include(self.include)
+        check_include(self.include, ignored)
         if self.stream_options is not None and not self.stream:
             raise invalid("'stream_options' is only allowed with 'stream'.", "stream_options")
         refuse(
@@ -227,7 +191,8 @@ class ResponsesRequest(ConversationFields, SamplingFields):
         )
 
 
-def check_include(include: list[str] | None) -> None:
+def check_include(include: list[str] | None, ignored: Ignored) -> None:
     for place, wanted in enumerate(include or []):
         if wanted not in INCLUDABLE:
-            raise unsupported(f"include[{place}]", f"is '{wanted}', which this server does not support")
+            reason = f"is '{wanted}', which this server does not support"
+            ignored.add(f"include[{place}]", unsupported(f"include[{place}]", reason))

@@ -46,11 +46,11 @@ class OtherTool(Body):
         return unsupported(f"{where}.type", reason)
 
 
-def ignore_others(tools: Sequence[Body], ignored: Ignored) -> None:
+def ignore_others(tools: Sequence[Body], ignored: Ignored, where: str = "tools") -> None:
     """Note the tools that the model does not get."""
     for place, tool in enumerate(tools):
         if isinstance(tool, OtherTool):
-            ignored.add(f"tools[{place}]", tool.error(f"tools[{place}]"))
+            ignored.add(f"{where}[{place}]", tool.error(f"{where}[{place}]"))
 
 
 # Tags that are no identifiers are left out of the paths that errors name (see `errors.path`).

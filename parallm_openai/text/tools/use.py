@@ -16,20 +16,23 @@ from parallm_openai.text.tools.plain import without_nulls
 class ToolUse:
     """The tools that are `shown` in the prompt, and those of them that are `callable`.
 
-    An answer must call one if `required`, and may call several if `many`.
+    An answer must call one if `required`, and may call several if `many`. Those of the names in `elsewhere` are shown
+    by a message, the others in the prompt's list of tools.
     """
 
     shown: tuple[dict[str, Any], ...] = ()
     callable: tuple[dict[str, Any], ...] = ()
     required: bool = False
     many: bool = True
+    elsewhere: frozenset[str] = frozenset()
 
     @property
-    def described(self) -> list[dict[str, Any]]:
-        """The tools as the prompt shows them. `strict` is left out: it is for the server, not for the model."""
+    def listed(self) -> list[dict[str, Any]]:
+        """The tools as the prompt lists them. `strict` is left out: it is for the server, not for the model."""
         return [
             {**tool, "function": {key: value for key, value in tool["function"].items() if key != "strict"}}
             for tool in self.shown
+            if tool["function"]["name"] not in self.elsewhere
         ]
 
     @property
@@ -63,7 +66,7 @@ def tool_use(description: ChatDescription, format: ChatFormat) -> ToolUse:
         raise unsupported("tools", "cannot be used: this model's chat template has no way to call tools")
     callable = tuple(tool for tool in shown if choice.names is None or tool["function"]["name"] in choice.names)
     many = description.parallel_tool_calls and choice.mode != "named"
-    return ToolUse(shown, callable, required, many)
+    return ToolUse(shown, callable, required, many, description.described)
 
 
 def _check_names(chosen: Sequence[str], names: Sequence[str]) -> None:
