@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
+
+from compat.matrix.clients import Client, installed_version
+from compat.matrix.server import model_at, serving
 
 
 @dataclass(frozen=True)
@@ -27,34 +27,23 @@ def served() -> Iterator[Served]:
     """The server at PARALLM_URL, or else the bundled model on a free port."""
     given = os.environ.get("PARALLM_URL")
     if given:
-        yield _served(given.rstrip("/"))
+        url = given.rstrip("/")
+        yield Served(url, model_at(url))
         return
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "parallm_openai", "serve", "--model", "demo", "--port", str(port)]
-    process = subprocess.Popen([*command, "--log-level", "warning", "--request-timeout", "60"])
-    try:
-        url = f"http://127.0.0.1:{port}/v1"
-        _wait(process, f"http://127.0.0.1:{port}/health")
-        yield _served(url)
-    finally:
-        process.terminate()
-        process.wait(40)
+    with serving(["--model", "demo", "--request-timeout", "60"]) as url:
+        yield Served(url, model_at(url))
 
 
-def _wait(process: subprocess.Popen[bytes], health: str) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server has ended"
-        try:
-            httpx.get(health, timeout=5).raise_for_status()
-        except httpx.TransportError:
-            time.sleep(0.2)
-        else:
-            return
-    raise TimeoutError("the server did not start")
+class NotInstalled(pytest.Module):
+    """The tests of a client whose packages are not here."""
+
+    def collect(self) -> Any:
+        pytest.skip(f"not installed here; `compat/run {self.path.parent.name}` installs it", allow_module_level=True)
 
 
-def _served(url: str) -> Served:
-    return Served(url, httpx.get(f"{url}/models", timeout=60).json()["data"][0]["id"])
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    pinned = Client(module_path.parent).pins
+    if all(installed_version(package) for package in pinned):
+        return None
+    missing: pytest.Module = NotInstalled.from_parent(parent, path=module_path)
+    return missing

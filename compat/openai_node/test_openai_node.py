@@ -1,33 +1,19 @@
-"""Runs the Node client's own tests; npm installs it where it is not there yet."""
+"""The official openai SDK for Node: chat, streams, tools and their runner, parsed answers, responses, errors."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
+from compat.conftest import Served
+from compat.documented import documented
+from compat.node_client import run_node_program, run_node_tests
 
-HERE = Path(__file__).parent
+
+def test_the_node_sdk(served: Served, record_property: Callable[[str, object], None]) -> None:
+    run_node_tests(Path(__file__).parent, served.url, record_property)
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed")
-def test_the_node_sdk(served: Any) -> None:
-    if not (HERE / "node_modules" / "openai").is_dir():
-        installed = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
-            cwd=HERE,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        if installed.returncode:
-            pytest.skip(f"npm could not install the client: {installed.stderr[-300:]}")
-    environment = os.environ | {"PARALLM_URL": served.url}
-    ran = subprocess.run(
-        ["node", "--test"], cwd=HERE, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+def test_the_documented_program_runs(served: Served) -> None:
+    program = documented("OpenAI SDK for Node", "js", served.url, served.model)
+    assert "Paris" in run_node_program(Path(__file__).parent, program)
