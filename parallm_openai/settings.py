@@ -7,15 +7,22 @@ the others.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from parallm_openai.origins import LOOPBACK, check_host, check_origin
+from parallm_openai.origins import LOOPBACK, check_host, check_origin, check_root_path
+from parallm_openai.setting_types import (
+    CommaSeparated,
+    Flag,
+    LowerCase,
+    NonEmpty,
+    Repeatable,
+    Settings,
+    from_json,
+    in_each,
+)
 
 Acceptance = Literal["coupled", "rejection"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -43,66 +50,6 @@ ToolCallParser = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Flag:
-    """Says that users can set a field.
-
-    The help lists it under the heading `panel`, or at the top if that is empty. `name` is the flag's, if it is not the
-    field's own. `kind` says what to give, if the type alone does not say enough; `hint` ends the error about a bad
-    value. A `repeatable` flag gives one more value each time.
-    """
-
-    panel: str = ""
-    name: str | None = None
-    kind: str | None = None
-    hint: str | None = None
-    repeatable: bool = False
-
-
-class Settings(BaseModel):
-    """Settings that are checked when they are made, and do not change after that."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    # Whether each flag has an environment variable: PARALLM_ and its name.
-    has_variables: ClassVar[bool] = True
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def by_commas(value: Any) -> Any:
-    """The parts of a text with commas; anything else is left to pydantic."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _one_or_more(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _each(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(lambda values: tuple(map(check, values)))
-
-
-def _from_json(value: Any) -> Any:
-    """The object that a text of JSON stands for; a configuration file may hold the object itself."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"this is no JSON: {error}") from error
-
-
-NonEmpty = Annotated[str, AfterValidator(_not_empty)]
-# Texts of a repeatable flag; a configuration file may hold one text or a list of them.
-Repeatable = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
-CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(by_commas)]
-
-
 class ConfigFile(Settings):
     """Where to read the other settings from."""
 
@@ -114,23 +61,29 @@ class ConfigFile(Settings):
 class ModelSettings(Settings):
     """Which model to load, and how."""
 
-    model: Annotated[NonEmpty | None, Flag("Model", kind="a name, folder, GGUF file or hub id")] = Field(
+    model: Annotated[NonEmpty | None, Flag("Model", short="-m", kind="a name, folder, GGUF file or hub id")] = Field(
         None,
         description="The model, quantised or not. If not given: smollm2 once it is fetched, else the bundled demo.",
+    )
+    revision: Annotated[NonEmpty | None, Flag("Model", kind="a branch, tag or commit")] = Field(
+        None, description="Which revision of a model of the hub to take; its main branch if not given."
+    )
+    context_length: Annotated[int | None, Flag("Model", aliases=("--max-model-len",))] = Field(
+        None, ge=1, description="The most tokens of prompt and answer together; the model's own length if not given."
     )
     adapter_path: Annotated[NonEmpty | None, Flag("Model", kind="a folder")] = Field(
         None, description="A LoRA adapter for the model."
     )
-    chat_template: Annotated[NonEmpty | None, Flag("Model", kind="a file")] = Field(
-        None, description="A chat template in Jinja, in place of the model's own."
-    )
+    chat_template: Annotated[
+        NonEmpty | None, Flag("Model", aliases=("--chat-template-file",), kind="a file, or Jinja")
+    ] = Field(None, description="A chat template in Jinja, in place of the model's own.")
     trust_remote_code: Annotated[bool, Flag("Model")] = Field(False, description="Run code that comes with a model.")
 
 
 class SamplingDefaults(Settings):
     """Sampling parameters for requests that do not say."""
 
-    temperature: Annotated[float | None, Flag("Defaults of requests")] = Field(
+    temperature: Annotated[float | None, Flag("Defaults of requests", aliases=("--temp",))] = Field(
         None, ge=0, le=2, description="Temperature of a request that gives none; else the model's, else 1."
     )
     top_p: Annotated[float | None, Flag("Defaults of requests")] = Field(
@@ -145,7 +98,7 @@ class SamplingDefaults(Settings):
     repetition_penalty: Annotated[float | None, Flag("Defaults of requests")] = Field(
         None, ge=0.01, le=10, description="repetition_penalty of a request that gives none; else the model's, else 1."
     )
-    max_tokens: Annotated[int | None, Flag("Defaults of requests")] = Field(
+    max_tokens: Annotated[int | None, Flag("Defaults of requests", aliases=("--n-predict", "--predict", "-n"))] = Field(
         None,
         ge=1,
         description="The most tokens of an answer whose request gives no limit, as far as the context has room. If not "
@@ -166,7 +119,13 @@ class RequestDefaults(SamplingDefaults):
         description="Where the model's sampling parameters come from: auto is the model itself, none leaves them out.",
     )
     chat_template_args: Annotated[
-        dict[str, Any] | None, BeforeValidator(_from_json), Flag("Defaults of requests", kind="a JSON object")
+        dict[str, Any] | None,
+        BeforeValidator(from_json),
+        Flag(
+            "Defaults of requests",
+            aliases=("--default-chat-template-kwargs", "--chat-template-kwargs"),
+            kind="a JSON object",
+        ),
     ] = Field(
         None,
         description='Variables of the chat template, such as {"enable_thinking": false}; those of a request go before.',
@@ -176,35 +135,51 @@ class RequestDefaults(SamplingDefaults):
 class DraftSettings(Settings):
     """What guesses tokens for the model to verify."""
 
-    draft_model: Annotated[NonEmpty | None, Flag("Speculation", kind="a name, folder, GGUF file or hub id")] = Field(
+    draft_model: Annotated[
+        NonEmpty | None,
+        Flag(
+            "Speculation",
+            aliases=("--speculative-model", "--model-draft", "-md", "--spec-draft-model"),
+            kind="a name, folder, GGUF file or hub id",
+        ),
+    ] = Field(
         None,
         description="A smaller model with the same tokenizer, which drafts. demo has one of its own.",
     )
-    draft: Annotated[Literal["ngram", "none"] | None, Flag("Speculation", hint="a draft model is --draft-model")] = (
-        Field(
-            None,
-            description="How to draft without a draft model: ngram copies from the text so far, none does not draft. "
-            "smollm2 drafts by ngram unless told otherwise.",
-        )
+    draft_revision: Annotated[NonEmpty | None, Flag("Speculation", kind="a branch, tag or commit")] = Field(
+        None, description="Which revision of a draft model of the hub to take."
+    )
+    draft: Annotated[
+        Literal["ngram", "none"] | None,
+        Flag("Speculation", hint="a draft model is --draft-model, and a number of tokens --draft-length"),
+    ] = Field(
+        None,
+        description="How to draft without a draft model: ngram copies from the text so far, none does not draft. "
+        "smollm2 drafts by ngram unless told otherwise.",
     )
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> DraftSettings:
         if self.draft_model is not None and self.draft is not None:
             raise ValueError("give either --draft or --draft-model, not both")
+        if self.draft_revision is not None and self.draft_model is None:
+            raise ValueError("--draft-revision: needs --draft-model")
         return self
 
 
-class EngineConfig(Settings):
-    """What the engine does. `/v1/configure` changes it while the engine runs."""
+class SpeculationConfig(Settings):
+    """Whether and how far the engine drafts."""
 
     use_speculative_decoding: Annotated[bool, Flag("Speculation", name="use_speculative")] = Field(
         True, description="Draft and verify, if there is something that can draft."
     )
-    max_draft_tokens: Annotated[int, Flag("Speculation")] = Field(
+    max_draft_tokens: Annotated[int, Flag("Speculation", aliases=("--spec-draft-n-max", "--draft-max"))] = Field(
         7, ge=0, le=32, description="The most tokens to draft per row and step."
     )
-    draft_length: Annotated[Annotated[int, Field(ge=0, le=32)] | Literal["auto"], Flag("Speculation")] = Field(
+    draft_length: Annotated[
+        Annotated[int, Field(ge=0, le=32)] | Literal["auto"],
+        Flag("Speculation", aliases=("--num-draft-tokens", "--num-speculative-tokens")),
+    ] = Field(
         "auto",
         description="Tokens to draft per row and step. auto adapts to what pays, and on Apple GPUs stays within the "
         "reach of MLX's attention kernel for few queries.",
@@ -214,9 +189,14 @@ class EngineConfig(Settings):
         description="How sampled drafts are accepted. With coupled, a seed gives the same tokens whatever is drafted; "
         "rejection accepts more at temperatures of 1 and above.",
     )
-    max_batch_size: Annotated[int, Flag("Batching")] = Field(
-        16, ge=1, le=1024, description="The most rows to decode together."
-    )
+
+
+class EngineConfig(SpeculationConfig):
+    """What the engine does. `/v1/configure` changes it while the engine runs."""
+
+    max_batch_size: Annotated[
+        int, Flag("Batching", aliases=("--max-num-seqs", "--parallel", "-np", "--decode-concurrency"))
+    ] = Field(16, ge=1, le=1024, description="The most rows to decode together.")
     batch_timeout_ms: Annotated[float, Flag("Batching")] = Field(
         4.0,
         ge=0,
@@ -253,8 +233,9 @@ class ServerSettings(Settings):
     """What the HTTP server does, for as long as it lives. Times are in seconds, sizes in bytes."""
 
     served_model_names: Annotated[
-        Repeatable, Flag("Model", name="served_model_name", kind="a name", repeatable=True)
-    ] = Field((), description="Name that requests may use besides the model's own; repeatable.")
+        Repeatable,
+        Flag("Model", name="served_model_name", aliases=("--alias", "-a"), kind="a name", repeatable=True),
+    ] = Field((), description="Name that requests may use besides the model's own; several by commas, or repeated.")
     tool_call_parser: Annotated[ToolCallParser, Flag("Model")] = Field(
         "auto", description="Format of tool calls; auto takes the one that the chat template uses."
     )
@@ -264,10 +245,19 @@ class ServerSettings(Settings):
     port: Annotated[int, Flag("Server")] = Field(
         8080, ge=0, le=65535, description="Port to listen on; 0 takes any free one."
     )
+    uds: Annotated[NonEmpty | None, Flag("Server", kind="a path")] = Field(
+        None, description="Listen on a Unix domain socket there, instead of an address and port."
+    )
+    root_path: Annotated[
+        Annotated[str, AfterValidator(check_root_path)] | None,
+        Flag("Server", aliases=("--api-prefix",), kind="a path such as /llm"),
+    ] = Field(
+        None, description="The path at which a proxy shows the server. Requests may come with that prefix or without."
+    )
     request_timeout: Annotated[float, Flag("Server")] = Field(
         600.0, gt=0, description="Seconds that one request may take."
     )
-    graceful_timeout: Annotated[float, Flag("Server")] = Field(
+    graceful_timeout: Annotated[float, Flag("Server", aliases=("--shutdown-timeout",))] = Field(
         30.0, ge=0, description="Seconds that running requests may go on after a stop signal."
     )
     max_body_size: Annotated[int, Flag("Server")] = Field(
@@ -286,7 +276,7 @@ class ServerSettings(Settings):
         description="Refuse what the server does not know or have room for instead of ignoring it: further fields, "
         "tools of other types, answers longer than the context.",
     )
-    log_level: Annotated[LogLevel, Flag("Server")] = Field(
+    log_level: Annotated[LogLevel, LowerCase, Flag("Server", aliases=("--uvicorn-log-level",))] = Field(
         "info", description="What to log: this level and those above it."
     )
     api_keys: Annotated[Repeatable, Flag("Security", name="api_key", kind="a key", repeatable=True)] = Field(
@@ -295,15 +285,21 @@ class ServerSettings(Settings):
     admin_keys: Annotated[Repeatable, Flag("Security", name="admin_key", kind="a key", repeatable=True)] = Field(
         (), repr=False, description="API key that may also change the server's configuration; repeatable."
     )
-    cors_origins: Annotated[CommaSeparated, Flag("Security", kind="origins, by commas"), _each(check_origin)] = Field(
+    cors_origins: Annotated[
+        CommaSeparated,
+        Flag("Security", aliases=("--allowed-origins",), kind="origins, by commas"),
+        in_each(check_origin),
+    ] = Field(
         (LOOPBACK,),
         description="Origins whose pages may call the server: loopback (pages of this machine), https://page.example, "
         "https://*.page.example, app://name, null or *; empty for none.",
     )
-    allowed_hosts: Annotated[CommaSeparated, Flag("Security", kind="host names, by commas"), _each(check_host)] = Field(
-        (),
-        description="Host names that requests may be for, besides localhost: llm.example, *.example or *. If not "
-        "given, a server on a loopback address takes only loopback names, and any other server takes every name.",
+    allowed_hosts: Annotated[CommaSeparated, Flag("Security", kind="host names, by commas"), in_each(check_host)] = (
+        Field(
+            (),
+            description="Host names that requests may be for, besides localhost: llm.example, *.example or *. If not "
+            "given, a server on a loopback address takes only loopback names, and any other server takes every name.",
+        )
     )
     template_timeout: float = Field(10.0, gt=0, description="How long a chat template may work on one conversation.")
     header_timeout: float = Field(15.0, gt=0, description="How long a client may take to send a request's headers.")
@@ -323,7 +319,37 @@ class ServerSettings(Settings):
 
     @field_validator("served_model_names")
     @classmethod
-    def _printable(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _printable(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        names = [name for several in given for name in several.split(",")]
         if not all(name.strip() and name.isprintable() for name in names):
             raise ValueError("a model's name must not be empty, and must be printable")
-        return names
+        return tuple(name.strip() for name in names)
+
+
+class TlsSettings(Settings):
+    """Certificates, if the server itself speaks HTTPS."""
+
+    ssl_certfile: Annotated[NonEmpty | None, Flag("Security", aliases=("--ssl-cert-file",), kind="a PEM file")] = Field(
+        None, description="The server's certificate: it then speaks HTTPS."
+    )
+    ssl_keyfile: Annotated[NonEmpty | None, Flag("Security", aliases=("--ssl-key-file",), kind="a PEM file")] = Field(
+        None, description="Its private key, unless the file of the certificate holds it."
+    )
+    ssl_keyfile_password: Annotated[str | None, Flag("Security", kind="a text")] = Field(
+        None, repr=False, description="What the private key is encrypted with."
+    )
+    ssl_ca_certs: Annotated[NonEmpty | None, Flag("Security", kind="a PEM file")] = Field(
+        None, description="Whose signatures on certificates of clients count; see --ssl-cert-reqs."
+    )
+    ssl_cert_reqs: Annotated[int, Flag("Security")] = Field(
+        0, ge=0, le=2, description="Whether clients must show a certificate: 0 no, 1 if they have one, 2 yes."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> TlsSettings:
+        given = [name for name in type(self).model_fields if name != "ssl_certfile" and name in self.model_fields_set]
+        if given and self.ssl_certfile is None:
+            raise ValueError(f"--{given[0].replace('_', '-')}: needs --ssl-certfile")
+        if self.ssl_cert_reqs and self.ssl_ca_certs is None:
+            raise ValueError("--ssl-cert-reqs: needs --ssl-ca-certs")
+        return self

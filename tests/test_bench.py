@@ -21,7 +21,7 @@ from parallm_openai.bench.samples import Measurement, Sample, Waits, percentile
 from parallm_openai.bench.servers import HttpTarget, peer
 from parallm_openai.bench.targets import BenchError, Way
 from parallm_openai.cli import app
-from parallm_openai.cli.bench import MODES
+from parallm_openai.cli.bench_run import MODES
 
 
 def demo(server: RunningServer, **changes: Any) -> HttpTarget:
@@ -208,6 +208,15 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     result = CliRunner().invoke(app, ["bench", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert "does not list its models" in result.output
+
+
+def test_a_server_that_ends_in_the_middle_is_one_sentence() -> None:
+    gone = HttpTarget("gone", "http://127.0.0.1:9", "model", settings={"max_draft_tokens": "3"})
+    with pytest.raises(BenchError, match=r"gone does not answer at http://127.0.0.1:9 any more \(.*refused"):
+        gone.prepare()
+    measured = run_load(replace(gone, settings={}), Load(2))
+    assert measured.first_error is not None
+    assert "the connection to http://127.0.0.1:9 failed (" in measured.first_error
 
 
 @pytest.mark.parametrize("spec", ["other=http://127.0.0.1:9", "other=http://127.0.0.1:9#mine"])

@@ -18,7 +18,7 @@ from support import families
 from support.processes import COMMAND, ROOT, Served
 from typer.testing import CliRunner
 
-from parallm_openai import __version__, cli
+from parallm_openai import __version__, cli, demo
 from parallm_openai.cli.listener import exposed
 from parallm_openai.settings import EngineConfig, ServerSettings
 
@@ -30,14 +30,16 @@ def run(*arguments: str, **environment: str) -> Any:
 def serve_flags() -> dict[str, Any]:
     """The options of `serve` by their first flag."""
     command: Any = typer.main.get_command(cli.app)
-    return {option.opts[0]: option for option in command.commands["serve"].params}
+    params = command.commands["serve"].params
+    return {option.opts[0]: option for option in params if option.param_type_name == "option"}
 
 
 # Help and flags
 
 
 def test_help_does_not_wait_for_mlx() -> None:
-    code = "import sys; from parallm_openai import cli; assert not {'mlx', 'fastapi', 'mlx_lm'} & {*sys.modules}"
+    heavy = {"mlx", "mlx_lm", "fastapi", "numpy", "httpx", "yaml", "huggingface_hub", "rich.table"}
+    code = f"import sys; from parallm_openai import cli; assert not {heavy} & {{*sys.modules}}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240, cwd=ROOT)
     assert "--max-batch-size" in run("serve", "--help").stdout
 
@@ -95,6 +97,16 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
         (["--adapter-path", ""], 2, "--adapter-path: must not be empty"),
         (["--host", ""], 2, "--host: must not be empty"),
         (["--draft", "model"], 2, "a draft model is --draft-model"),
+        (["--draft-revision", "main"], 2, "--draft-revision: needs --draft-model"),
+        (["--revision", "main"], 2, "--revision: demo does not come from the hub"),
+        (["--context-length", "10000"], 2, "--context-length: parallm-demo was made for 8192 tokens, not 10000"),
+        (["--root-path", "llm"], 2, "--root-path: 'llm' is no path such as /llm"),
+        (["--ssl-keyfile", "key.pem"], 2, "--ssl-keyfile: needs --ssl-certfile"),
+        (["--ssl-cert-reqs", "3"], 2, "--ssl-cert-reqs: must be a whole number from 0 to 2, not '3'"),
+        (["--ssl-certfile", "/no/such.pem"], 1, "--ssl-certfile: /no/such.pem: No such file or directory"),
+        (["--uds", "/no/such/folder/socket"], 1, "--uds: cannot listen on /no/such/folder/socket: No such file"),
+        (["--uds", "/tmp"], 1, "--uds: /tmp is a folder, and no socket"),
+        (["--uds", "/tmp/" + "x" * 200], 1, "AF_UNIX path too long"),
         (["--draft", "ngram", "--draft-model", "x"], 2, "give either --draft or --draft-model, not both"),
         (["--model", "/no/such/model"], 1, "there is no model folder or file /no/such/model"),
         (["--draft-model", "/no/such/draft"], 1, "there is no model folder or file /no/such/draft"),
@@ -186,7 +198,8 @@ def test_the_bundled_model_is_served_as_flags_and_environment_say(served: Served
         assert answer.json()["usage"]["completion_tokens"] <= 3
     assert f"curl {served.url}/v1/chat/completions" in served.output
     assert "Authorization: Bearer" in served.output
-    assert re.search(r"drafter: draft model \S*draft\S*, speculation on", served.output)
+    assert re.search(r"drafts +by draft, up to 7 tokens a step", served.output)
+    assert f"parallm-openai chat --url {served.url} --api-key YOUR_KEY" in served.output
     assert "Traceback" not in served.output
 
 
@@ -280,6 +293,33 @@ def test_the_doctor_says_what_machine_and_model_can_do() -> None:
     said = run("doctor").stdout
     for name in (__version__, "BLAS", "GFLOP/s", "memory", "llama", "ragged", "speculation"):
         assert name in said
+
+
+def doctor(*arguments: str) -> str:
+    """What the doctor says, without the frame and its line breaks."""
+    result = run("doctor", *arguments)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.stdout.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_the_doctor_tries_a_draft_model() -> None:
+    said = doctor("demo", "--draft-model", str(demo.DRAFT_PATH))
+    assert "tokenizers the same" in said
+    assert re.search(r"memory 13.9 MB and 2.53 MB of weights, [\d.]+ kB and [\d.]+ kB a token in caches", said)
+    assert re.search(r"accepted drafts [1-9]\d?% of [1-9]\d+ tokens, drafted 4 at a time \(a fact: ", said)
+    assert re.search(r"accepted drafts \d+% of \d+ tokens", doctor("demo", "--draft", "ngram"))
+
+
+@pytest.mark.slow
+def test_the_doctor_says_why_a_model_cannot_draft(tmp_path: Path) -> None:
+    other = families.write("llama", tmp_path / "other")
+    said = doctor("demo", "--draft-model", str(other))
+    assert "tokenizers not the same: " in said
+    assert "drafts none: a draft model must have the target's tokenizer" in said
+    recurrent = families.write("lfm2", tmp_path / "recurrent")
+    assert "cannot speculate, because its state cannot be rolled back" in doctor(str(recurrent), "--draft", "ngram")
+    assert "drafts none: there is nothing to draft with" in doctor("demo", "--draft", "none")
 
 
 @pytest.mark.slow

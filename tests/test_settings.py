@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import typing
@@ -15,22 +16,31 @@ from pydantic import Field
 from support.processes import ROOT
 from typer.testing import CliRunner
 
-from parallm_openai.cli.command import with_settings
+from parallm_openai.cli.command import options_of_command, with_settings
+from parallm_openai.cli.flags import command_class
 from parallm_openai.cli.options import Option, options_of
+from parallm_openai.cli.peers import NO_EQUAL
 from parallm_openai.cli.settings_page import settings_page
+from parallm_openai.setting_types import Flag, Settings
 from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
-    Flag,
     ModelSettings,
     RequestDefaults,
     ServerSettings,
-    Settings,
+    TlsSettings,
     ToolCallParser,
 )
 from parallm_openai.text.tools.families import FORMATS
 
-MODELS: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, RequestDefaults, ServerSettings]
+MODELS: list[type[Settings]] = [
+    ModelSettings,
+    DraftSettings,
+    EngineConfig,
+    RequestDefaults,
+    ServerSettings,
+    TlsSettings,
+]
 OPTIONS = {option.key: option for model in MODELS for option in options_of(model)}
 # Values that differ from the default, for settings that are neither switches nor numbers.
 SAMPLES = {
@@ -48,6 +58,16 @@ SAMPLES = {
     "max-tokens": "5",
     "chat-template-args": '{"enable_thinking": false}',
     "cors-origins": "null",
+    "context-length": "5",
+    "root-path": "/x",
+}
+# Settings that mean nothing without another.
+NEEDED = {
+    "draft-revision": ["--draft-model", "y"],
+    "ssl-keyfile": ["--ssl-certfile", "y"],
+    "ssl-keyfile-password": ["--ssl-certfile", "y"],
+    "ssl-ca-certs": ["--ssl-certfile", "y"],
+    "ssl-cert-reqs": ["--ssl-certfile", "y", "--ssl-ca-certs", "y"],
 }
 
 
@@ -55,19 +75,20 @@ def invoke(*arguments: str, **environment: str) -> tuple[dict[str, Any], Any]:
     """What a command that takes the settings of `serve` is given, by the names of fields; and the runner's result."""
     seen: dict[str, Any] = {}
 
-    @with_settings(config_file=True)
+    @with_settings(config_file=True, positional="model")
     def command(
         model: ModelSettings,
         drafting: DraftSettings,
         config: EngineConfig,
         defaults: RequestDefaults,
         settings: ServerSettings,
+        tls: TlsSettings,
     ) -> None:
-        for each in (model, drafting, config, defaults, settings):
+        for each in (model, drafting, config, defaults, settings, tls):
             seen.update(each.model_dump())
 
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command(cls=command_class(options_of_command(command)))(command)
     # The tests' own choice of a model is not set here.
     return seen, CliRunner().invoke(app, list(arguments), env={"PARALLM_MODEL": "", **environment})
 
@@ -97,15 +118,88 @@ def sample(option: Option) -> str:
 
 @pytest.mark.parametrize("key", OPTIONS)
 def test_a_flag_a_variable_and_a_file_set_the_same(key: str, tmp_path: Path) -> None:
-    option, file = OPTIONS[key], tmp_path / "settings.toml"
+    option, file, needed = OPTIONS[key], tmp_path / "settings.toml", NEEDED.get(key, [])
     value = sample(option)
     flags = [option.flag if value == "true" else str(option.opposite)] if option.is_switch else [option.flag, value]
     plain = value if isinstance(option.default, int | float) else json.dumps(value)
     file.write_text(f"{key} = {plain}\n")
-    by_flag = given(*flags)
+    by_flag = given(*flags, *needed)
     assert by_flag[option.field] != given()[option.field]
-    assert given(**{str(option.variable): value}) == by_flag
-    assert given("--config", str(file)) == by_flag
+    assert given(*needed, **{str(option.variable): value}) == by_flag
+    assert given(*needed, "--config", str(file)) == by_flag
+
+
+ALIASES = [(key, alias) for key, option in OPTIONS.items() for alias in option.aliases]
+
+
+@pytest.mark.parametrize(("key", "alias"), ALIASES)
+def test_the_name_that_another_program_has_for_a_setting_sets_it(key: str, alias: str, tmp_path: Path) -> None:
+    option, file = OPTIONS[key], tmp_path / "settings.yaml"
+    value, needed = sample(option), NEEDED.get(key, [])
+    expected = given(option.flag, value, *needed)
+    assert given(alias, value, *needed) == expected
+    if alias.startswith("--"):
+        assert given(f"{alias}={value}", *needed) == expected
+        file.write_text(f"{alias.removeprefix('--')}: {json.dumps(value)}\n")
+        assert given("--config", str(file), *needed) == expected
+
+
+def test_two_names_of_a_setting_in_one_file_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("max-batch-size: 3\nmax_num_seqs: 4\n")
+    assert "'max-batch-size' is given more than once" in refused("--config", str(file))
+
+
+def test_what_is_wrong_is_said_under_the_name_that_was_written() -> None:
+    assert "--max-num-seqs: must be a whole number from 1 to 1024, not 'x'" in refused("--max-num-seqs", "x")
+    assert "-np: must be" in refused("-np", "0")
+    assert "--max-batch-size: must be" in refused("--max-batch-size", "0")
+
+
+def test_what_looks_like_a_flag_is_a_value_if_a_flag_takes_it() -> None:
+    seen = given("--chat-template", "--temp", "--temp", "0.5", "--alias", "-np")
+    assert (seen["chat_template"], seen["temperature"], seen["served_model_names"]) == ("--temp", 0.5, ("-np",))
+
+
+def test_the_model_may_stand_without_its_flag() -> None:
+    assert given("a/b")["model"] == "a/b"
+    assert given("--port", "3", "a/b", "-np", "2") == given("-ma/b", "--port=3", "--max-batch-size", "2")
+    assert given("a/b", PARALLM_MODEL="c")["model"] == "a/b"
+    assert given("a/b", "-m", "a/b")["model"] == "a/b"
+    assert given("--", "-odd")["model"] == "-odd"
+    assert "MODEL is 'a', and --model is 'b': give one of the two" in refused("a", "--model", "b")
+    assert "MODEL: must not be empty" in refused(" ")
+
+
+@pytest.mark.parametrize("flag", NO_EQUAL)
+def test_a_flag_of_another_program_that_has_no_equal_names_what_comes_nearest(flag: str) -> None:
+    said = refused(flag, "1")
+    assert f"there is no flag {flag}: " in said
+    assert said.count("\n") == 1
+    # Whatever is recommended is there.
+    own = {each for option in OPTIONS.values() for each in (option.flag, option.opposite)} | {"--chat", "--config"}
+    assert set(re.findall(r"--[a-z-]+", NO_EQUAL[flag])) <= own
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("--max-batch", "did you mean --max-batch-size?"),
+        ("--ssl-cert", "did you mean --ssl-certfile?"),
+        ("--max-num-seq=3", "there is no flag --max-num-seq; did you mean --max-batch-size?"),
+        ("--xyzzy", "--help lists those that are"),
+        ("-x", "--help lists those that are"),
+    ],
+)
+def test_an_unknown_flag_is_told_which_is_like_it(written: str, said: str) -> None:
+    assert said in refused(written)
+
+
+def test_lists_are_taken_as_vllm_writes_them() -> None:
+    assert given("--allowed-origins", '["null", "https://a.example"]')["cors_origins"] == ("null", "https://a.example")
+    assert "--allowed-origins: this is no JSON" in refused("--allowed-origins", '["null"')
+    assert given("--alias", "one, two", "--alias", "three")["served_model_names"] == ("one", "two", "three")
+    assert given("--log-level", "WARNING")["log_level"] == "warning"
 
 
 def test_a_flag_wins_over_a_variable_that_wins_over_the_file_that_wins_over_the_default(tmp_path: Path) -> None:
@@ -204,7 +298,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("PARALLM_PORT", "x", "must be a whole number from 0 to 65535, not 'x'"),
         ("PARALLM_REQUEST_TIMEOUT", "0", "must be a number above 0, not '0'"),
         ("PARALLM_MODEL", " ", "must not be empty"),
-        ("PARALLM_LOG_LEVEL", "INFO", "must be one of debug, info, warning or error, not 'INFO'"),
+        ("PARALLM_LOG_LEVEL", "LOUD", "must be one of debug, info, warning or error, not 'LOUD'"),
     ],
 )
 def test_what_is_wrong_in_a_variable_is_said_by_its_name(variable: str, value: str, said: str) -> None:
@@ -258,7 +352,7 @@ def test_name_default_range_and_help_come_from_the_model() -> None:
 @pytest.mark.parametrize("key", OPTIONS)
 def test_the_help_shows_what_a_flag_takes_and_its_default(key: str) -> None:
     option = OPTIONS[key]
-    _, result = invoke("--help", COLUMNS="400")
+    _, result = invoke("--help", COLUMNS="500")
     [line] = [line for line in result.stdout.splitlines() if f" {option.flag} " in line]
     assert option.help in line
     if not option.is_switch:
@@ -281,7 +375,7 @@ def test_keys_are_not_in_what_is_printed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["", "serve", "generate", "doctor", "bench", "models", "models show"])
+@pytest.mark.parametrize("command", ["", "serve", "chat", "generate", "doctor", "bench", "models", "models show"])
 def test_no_help_imports_mlx_or_the_server(command: str) -> None:
     code = (
         "import contextlib, sys\n"

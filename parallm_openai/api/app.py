@@ -82,6 +82,7 @@ def create_app(
         # FastAPI's own pages load their scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)
     app.state.shared = state
@@ -101,7 +102,7 @@ def create_app(
     app.add_middleware(Cors, visitors=visitors)
     app.add_middleware(RequestLog, metrics=state.metrics)
     app.add_middleware(RequestHeaders)
-    app.add_middleware(Paths)
+    app.add_middleware(Paths, root_path=settings.root_path or "")
     return app
 
 

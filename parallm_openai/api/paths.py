@@ -1,4 +1,4 @@
-"""Other ways to write a request: OpenAI's paths without `/v1`, and HEAD for whatever can be read by GET."""
+"""Other ways to write a request: paths under the prefix of a proxy, OpenAI's paths without `/v1`, and HEAD for GET."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ BARE = ("/chat/completions", "/completions", "/responses", "/models", "/embeddin
 
 
 class Paths:
-    """Passes such requests on as the routes know them. The server itself leaves the body of a HEAD's answer out."""
+    """Passes such requests on as the routes know them. The server itself leaves the body of a HEAD's answer out.
 
-    def __init__(self, app: ASGIApp) -> None:
+    What looks at a path inside, above all at whether it needs a key, sees one without `root_path`.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str = "") -> None:
         self.app = app
+        self.root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path: str = scope["path"]
+            if self.root_path and f"{path}/".startswith(f"{self.root_path}/"):
+                path = path.removeprefix(self.root_path) or "/"
             if any(path == bare or path.startswith(f"{bare}/") for bare in BARE):
-                scope = {**scope, "path": PREFIX + path}
+                path = PREFIX + path
+            scope = {**scope, "path": path}
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
         await self.app(scope, receive, send)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parallm_openai.settings import Settings
+from parallm_openai.setting_types import Settings
 
 
 def query_parameters(model: type[Settings]) -> list[dict[str, Any]]:

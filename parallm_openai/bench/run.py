@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from parallm_openai.bench.load import Load, Request
 from parallm_openai.bench.samples import Measurement, Sample
@@ -13,8 +16,29 @@ from parallm_openai.bench.targets import Client, RequestFailed, Target
 
 
 def run_load(target: Target, load: Load) -> Measurement:
-    """Send the load to the target and wait for its end."""
-    return asyncio.run(_run(target, load))
+    """Send the load to the target and wait for its end. An interrupt ends it with KeyboardInterrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return asyncio.run(_cancelled_by_interrupts(_run(target, load)))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        if _on_main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+async def _cancelled_by_interrupts(work: Coroutine[Any, Any, Measurement]) -> Measurement:
+    """An exception raised in the middle of the loop would be logged with all its lines."""
+    task = asyncio.current_task()
+    assert task is not None
+    if _on_main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    return await work
+
+
+def _on_main_thread() -> bool:
+    """Whether this thread is the one that may set handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 async def _run(target: Target, load: Load) -> Measurement:

@@ -49,7 +49,10 @@ class HttpTarget:
 
     def prepare(self) -> None:
         if self.settings:
-            answer = httpx.post(f"{self.url}/v1/configure", params=dict(self.settings), timeout=30)
+            try:
+                answer = httpx.post(f"{self.url}/v1/configure", params=dict(self.settings), timeout=30)
+            except httpx.HTTPError as error:
+                raise BenchError(f"{self.name} does not answer at {self.url} any more ({error})") from error
             if answer.status_code != 200:
                 raise BenchError(f"{self.name} refuses its settings: {answer.text}")
 
@@ -113,7 +116,9 @@ class HttpClient:
                     if line.startswith("data: {"):
                         _read_chunk(json.loads(line.removeprefix("data: ")), sample)
         except httpx.HTTPError as error:
-            raise RequestFailed(f"{type(error).__name__}: {error}") from error
+            raise RequestFailed(
+                f"the connection to {self._target.url} failed ({type(error).__name__}: {_cause(error)})"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestFailed(f"the answer is not a completion ({type(error).__name__}: {error})") from error
 
@@ -136,7 +141,7 @@ def first_model(url: str) -> str:
     try:
         return str(httpx.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"])
     except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
-        raise BenchError(f"{url} does not list its models: {error}") from error
+        raise BenchError(f"{url} does not list its models: {error or type(error).__name__}") from error
 
 
 def current_settings(url: str, names: Iterable[str]) -> dict[str, str]:
@@ -160,9 +165,17 @@ def peer(spec: str) -> HttpTarget:
         httpx.get(f"{url}/v1/models", timeout=30)
     except httpx.HTTPError as error:
         raise BenchError(
-            f"the peer {name} does not answer at {url} ({error}): start it first, or leave out its --peer"
+            f"the peer {name} does not answer at {url} ({_cause(error)}): start it first, or leave out its --peer"
         ) from error
     return HttpTarget(name, url, model or first_model(url))
+
+
+def _cause(error: BaseException) -> str:
+    """What the system says: httpx's own words for several attempts do not name it."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    text = " ".join(str(each) for each in error.exceptions) if isinstance(error, BaseExceptionGroup) else str(error)
+    return text or type(error).__name__
 
 
 @contextmanager

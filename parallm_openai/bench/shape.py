@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from parallm_openai.settings import Flag, Settings
+from parallm_openai.setting_types import Flag, Settings
 
 # Every byte is an entry, and so are the special tokens and a few merges.
 LEAST_VOCABULARY = 300

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from parallm_openai.bench.load import Request
-from parallm_openai.bench.samples import Sample
+if TYPE_CHECKING:
+    from parallm_openai.bench.load import Request
+    from parallm_openai.bench.samples import Sample
 
 Way = Literal["streamed", "whole", "in-process"]
 """How answers come: over HTTP as they grow, over HTTP when they are complete, or as they grow without HTTP."""

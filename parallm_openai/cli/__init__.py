@@ -1,4 +1,4 @@
-"""The command line: `parallm-openai serve | generate | models | doctor | bench`.
+"""The command line: `parallm-openai serve | chat | generate | models | doctor | bench`.
 
 Each command has a module of its own. What takes long to import waits until a command needs it.
 """
@@ -9,14 +9,17 @@ from typing import Annotated
 
 import typer
 
-from parallm_openai import __version__
-from parallm_openai.cli import bench, doctor, generate, models, serve
+from parallm_openai import __version__, interrupts
+from parallm_openai.cli import bench, chat, doctor, generate, models, serve
+from parallm_openai.cli.command import options_of_command
+from parallm_openai.cli.flags import command_class
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="An OpenAI-compatible server for MLX: speculative decoding inside a continuous batch.",
 )
 
@@ -30,10 +33,11 @@ def version(
         raise typer.Exit
 
 
-for command in (serve.serve, generate.generate, doctor.doctor, bench.bench):
-    app.command()(command)
+for command in (serve.serve, chat.chat, generate.generate, doctor.doctor, bench.bench):
+    app.command(cls=command_class(options_of_command(command)))(command)
 app.add_typer(models.app)
 
 
 def main() -> None:
+    interrupts.install()
     app()

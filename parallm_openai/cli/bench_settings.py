@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from parallm_openai.bench.load import STANDARD, Load, Sampling
 from parallm_openai.bench.targets import Way
-from parallm_openai.settings import Flag, NonEmpty, Repeatable, Settings, by_commas
+from parallm_openai.setting_types import Flag, NonEmpty, Repeatable, Settings, by_commas
 
 PLOT_NEEDS = "needs matplotlib: pip install '.[bench]'"
 SAMPLING_FIELDS = {field.name for field in fields(Sampling)}
@@ -23,7 +23,7 @@ class TargetSettings(Settings):
     has_variables: ClassVar[bool] = False
 
     model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder, GGUF file or hub id")] = Field(
-        None, description="The model to serve; the bundled demo model if not given."
+        None, description="The model to serve; if not given, the one that serve takes."
     )
     draft_model: Annotated[NonEmpty | None, Flag("Servers", kind="a folder, GGUF file or hub id")] = Field(
         None, description="A draft model with the same tokenizer."

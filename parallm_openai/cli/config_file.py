@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ class ConfigFileError(Exception):
     """The file cannot be used; the message names it and says why."""
 
 
-def read_config_file(file: Path, known: Collection[str]) -> dict[str, Any]:
-    """Key and value of every setting in the file, each key as `known` spells it. Raises ConfigFileError.
+def read_config_file(file: Path, known: Mapping[str, str]) -> dict[str, Any]:
+    """Key and value of every setting in the file. Raises ConfigFileError.
 
-    A key may have `_` in place of `-`. The values are as the file has them: nobody has checked them.
+    `known` says of each key that there may be which setting's key it stands for. A key may have `_` in place of `-`.
+    The values are as the file has them: nobody has checked them.
     """
     settings: dict[str, Any] = {}
     for written, value in _items(file):
-        key = str(written).replace("_", "-")
-        if key not in known:
+        key = known.get(str(written).replace("_", "-"))
+        if key is None:
+            key = str(written).replace("_", "-")
             similar = difflib.get_close_matches(key, known, n=1)
             raise ConfigFileError(
                 f"{file}: there is no setting '{written}'" + (f"; did you mean '{similar[0]}'?" if similar else "")

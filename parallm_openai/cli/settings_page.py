@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 from parallm_openai.bench.shape import PairShape
 from parallm_openai.cli.bench_settings import LoadSettings, OutputSettings, TargetSettings
-from parallm_openai.cli.generate import PromptSettings, SamplingSettings
+from parallm_openai.cli.chat import ChatSettings
+from parallm_openai.cli.generate import PromptSettings
 from parallm_openai.cli.options import Option, options_of
+from parallm_openai.cli.sampling import ChatSampling, PromptSampling
+from parallm_openai.setting_types import Settings
 from parallm_openai.settings import (
     ConfigFile,
     DraftSettings,
@@ -16,14 +19,22 @@ from parallm_openai.settings import (
     ModelSettings,
     RequestDefaults,
     ServerSettings,
-    Settings,
+    SpeculationConfig,
+    TlsSettings,
 )
 
-SERVE: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, RequestDefaults, ServerSettings]
-GENERATE: list[type[Settings]] = [PromptSettings, SamplingSettings]
+SERVE: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, RequestDefaults, ServerSettings, TlsSettings]
+GENERATE: list[type[Settings]] = [PromptSettings, PromptSampling]
+CHAT: list[type[Settings]] = [ChatSettings, ChatSampling]
 BENCH: list[type[Settings]] = [TargetSettings, LoadSettings, OutputSettings, PairShape]
 
-MODEL_FLAGS = ", ".join(f"`{option.flag}`" for option in options_of(ModelSettings))
+
+def _flags(*models: type[Settings]) -> str:
+    return ", ".join(f"`{option.flag}`" for model in models for option in options_of(model))
+
+
+MODEL_FLAGS = _flags(ModelSettings, DraftSettings)
+ENGINE_FLAGS = _flags(ModelSettings, DraftSettings, SpeculationConfig)
 
 INTRODUCTION = """\
 # Settings
@@ -49,6 +60,10 @@ use-speculative = true
 api-key = ["one", "two"]
 ```
 
+Many settings have further names, those that vLLM, mlx_lm and llama.cpp have for the same thing: the column "also". They
+are flags, and those with `--` are keys of the file as well. The model may stand without its flag:
+`parallm-openai serve mlx-community/Qwen3-8B-4bit`.
+
 In a variable, several keys or names stand with spaces between them. A variable that is empty counts as not set, but
 `PARALLM_API_KEY` and `PARALLM_ADMIN_KEY` must hold a key if they are set. An unknown key in the file or a bad value
 ends the command with exit status 2.
@@ -70,8 +85,11 @@ def settings_page() -> str:
         *_tables([ConfigFile, *SERVE]),
         CONFIGURE.format(names=changeable),
         "## `generate`\n",
-        f"{MODEL_FLAGS} as for `serve`, and:\n",
+        f"{ENGINE_FLAGS} as for `serve`, and:\n",
         *_tables(GENERATE),
+        "## `chat`\n",
+        f"{ENGINE_FLAGS} as for `serve`, and:\n",
+        *_tables(CHAT),
         "## `doctor`\n",
         f"{MODEL_FLAGS} as for `serve`.\n",
         "## `bench`\n",
@@ -96,14 +114,16 @@ def _table(options: Iterable[Option]) -> str:
     options = list(options)
     with_variables = any(option.variable for option in options)
     names = ["flag", "variable", "key in the file"] if with_variables else ["flag"]
-    lines = [[*names, "default", "takes", "what it does"]]
+    with_aliases = any(option.aliases for option in options)
+    lines = [[*names, *(["also"] if with_aliases else []), "default", "takes", "what it does"]]
     lines.append(["---"] * len(lines[0]))
     for option in options:
-        flags = ", ".join(f"`{flag}`" for flag in (option.flag, option.opposite) if flag)
+        flags = ", ".join(f"`{flag}`" for flag in (option.flag, option.short, option.opposite) if flag)
+        also = [", ".join(f"`{alias}`" for alias in option.aliases)] if with_aliases else []
         # The file cannot name itself.
         key = "" if option.name in ConfigFile.model_fields else f"`{option.key}`"
         name = [flags, f"`{option.variable}`", key] if with_variables else [flags]
-        lines.append([*name, _default(option), option.kind, re.sub(r"([*|<])", r"\\\1", option.help)])
+        lines.append([*name, *also, _default(option), option.kind, re.sub(r"([*|<])", r"\\\1", option.help)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -35,7 +35,8 @@ class ModelTraits:
     much, `prefill_tokens` how many prompt tokens a forward reads efficiently. `fast_width` is the most tokens a row
     that one forward computes cheaply, if kernels have such a bound: longer drafts are then made only if their length
     is fixed. `runs_ahead` says whether plain steps are sent off before the host has seen the tokens of the last,
-    `recurrent` that a stored prefix can be used up to certain lengths only.
+    `recurrent` that a stored prefix can be used up to certain lengths only. `token_bytes` is what a token of context
+    takes in the cache, 0 if that is not known.
     """
 
     ragged: bool
@@ -45,6 +46,7 @@ class ModelTraits:
     fast_width: int | None = None
     runs_ahead: bool = False
     recurrent: bool = False
+    token_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.runs_ahead and not self.ragged:

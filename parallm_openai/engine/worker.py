@@ -19,6 +19,7 @@ import psutil
 from parallm_openai.engine.build import DraftSource, build_core
 from parallm_openai.engine.request import FinishReason, Output, Request
 from parallm_openai.engine.row import describe
+from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.timeline import Timeline
 from parallm_openai.models.loading import LoadedModel
@@ -330,6 +331,10 @@ class AsyncEngine:
     @property
     def context_length(self) -> int:
         return self._engine.core.context_length
+
+    @property
+    def traits(self) -> ModelTraits:
+        return self._engine.core.scheduler.traits
 
     @property
     def failed(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -117,10 +118,12 @@ def load(
     name: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    found: Callable[[Path], None] = lambda place: None,
 ) -> LoadedModel:
     """Load a named model, a local folder, a GGUF file or a hub id; on a plain CPU dequantised and in float32.
 
-    `chat_template` is a file whose template takes the place of the model's own.
+    `chat_template` is a file, or a template itself, in place of the model's own. `found` is called with the model's
+    place once it is here, before it is read.
     Prepares the process for that CPU first (`parallm_openai.prepare`). Raises ModelLoadError if there is no such
     model, no network for one that is not cached, a file is missing or broken, or mlx-lm does not know the architecture.
     """
@@ -130,10 +133,11 @@ def load(
 
     named = NAMED.get(str(path_or_id))
     path = find_model(str(path_or_id), revision)
+    found(path)
     adapter = None if adapter_path is None else Path(adapter_path).expanduser()
     if adapter is not None:
         _check_adapter(adapter)
-    template = None if chat_template is None else _read_template(Path(chat_template).expanduser())
+    template = None if chat_template is None else _read_template(chat_template)
     try:
         gguf = gguf_file(path)
     except GgufError as error:
@@ -217,7 +221,11 @@ def _warn_if_slow() -> None:
         log.warning("MLX multiplies matrices slowly on this CPU: %s", blas.detail)
 
 
-def _read_template(file: Path) -> str:
+def _read_template(file_or_text: str | Path) -> str:
+    # No file has such a name, and a template without either says nothing of the conversation.
+    if isinstance(file_or_text, str) and any(mark in file_or_text for mark in ("{{", "{%")):
+        return file_or_text
+    file = Path(file_or_text).expanduser()
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

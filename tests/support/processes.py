@@ -31,7 +31,7 @@ class Served:
         self._told = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
         assert self._told.wait(120), self.output
-        found = re.search(r"Serving (\S+) at (http://\S+)/v1", self.output)
+        found = re.search(r"Serving (\S+) at (https?://\S+)/v1", self.output)
         assert found, self.output
         self.model, self.url = found.groups()
 
