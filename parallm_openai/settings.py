@@ -26,6 +26,7 @@ from parallm_openai.setting_types import (
 
 Acceptance = Literal["coupled", "rejection"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 # The names in `parallm_openai.text.tools.families`, which this module must not import.
 ToolCallParser = Literal[
     "auto",
@@ -278,6 +279,9 @@ class ServerSettings(Settings):
     )
     log_level: Annotated[LogLevel, LowerCase, Flag("Server", aliases=("--uvicorn-log-level",))] = Field(
         "info", description="What to log: this level and those above it."
+    )
+    log_format: Annotated[LogFormat, Flag("Server")] = Field(
+        "text", description="How to write the log: lines of text, or of one JSON object each."
     )
     api_keys: Annotated[Repeatable, Flag("Security", name="api_key", kind="a key", repeatable=True)] = Field(
         (), repr=False, description="Accepted API key; repeatable. Without one, no key is needed."

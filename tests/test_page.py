@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from support.errors import assert_error
-from support.processes import ROOT
 from support.servers import RunningServer, running_server
 
 from parallm_openai.api.page import FOLDER
@@ -136,16 +132,3 @@ def test_the_page_may_call_its_own_server_and_no_other_page_may(start_server: Ca
         assert own.status_code == 200
         other = client.post("/v1/chat/completions", json=body, headers={"Origin": "https://evil.example"})
         assert_error(other, 403, "origin_not_allowed")
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    assert {f"parallm_openai/web/{name}" for name in FILES} <= names
-    licences = [name for name in names if "/licenses/" in name and "LICENSE" in name]
-    assert len(licences) >= 4

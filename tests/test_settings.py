@@ -50,6 +50,7 @@ SAMPLES = {
     "prefill-chunk": "100",
     "speculative-acceptance": "rejection",
     "log-level": "debug",
+    "log-format": "json",
     "temperature": "0.5",
     "top-p": "0.5",
     "top-k": "5",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -26,6 +27,7 @@ from parallm_openai.api import (
 )
 from parallm_openai.api.anthropic import routes as messages
 from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders
+from parallm_openai.api.ollama import embed as ollama_embed
 from parallm_openai.api.ollama import models as ollama_models
 from parallm_openai.api.ollama import routes as ollama
 from parallm_openai.api.paths import Paths
@@ -33,11 +35,15 @@ from parallm_openai.api.request_log import RequestLog
 from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.state import AppState
+from parallm_openai.api.tracing.configuration import traces_of_environment
 from parallm_openai.api.visitors import Cors, Gate, Visitors
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
 from parallm_openai.text.defaults import Defaults
+
+if TYPE_CHECKING:
+    from parallm_openai.api.tracing.spans import Traces
 
 MODULES = (
     completions,
@@ -47,6 +53,7 @@ MODULES = (
     messages,
     ollama,
     ollama_models,
+    ollama_embed,
     tokenize,
     models,
     health,
@@ -58,12 +65,18 @@ BODIES_HELD = 16
 
 
 def create_app(
-    engine: AsyncEngine, model: LoadedModel, settings: ServerSettings, defaults: Defaults | None = None
+    engine: AsyncEngine,
+    model: LoadedModel,
+    settings: ServerSettings,
+    defaults: Defaults | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """All routes on one engine; the app shuts the engine down with itself.
 
-    `defaults` hold for requests that do not say; without them, the model's own do.
+    `defaults` hold for requests that do not say; without them, the model's own do. Without `traces`, the environment
+    says whether there are some.
     """
+    traces = traces or traces_of_environment()
     # sse-starlette would cut streams half a second after SIGTERM; uvicorn's own time-out rules here.
     AppStatus.disable_automatic_graceful_drain()
     state = AppState.of(engine, model, settings, defaults or Defaults.of(model))
@@ -73,6 +86,8 @@ def create_app(
         yield
         state.grammars.close()
         await engine.shutdown(settings.graceful_timeout)
+        if traces is not None:
+            await traces.close()
 
     app = FastAPI(
         title="ParaLLM OpenAI",
@@ -100,6 +115,11 @@ def create_app(
     app.add_middleware(Interruptible, in_flight=app.state.in_flight)
     app.add_middleware(Gate, visitors=visitors)
     app.add_middleware(Cors, visitors=visitors)
+    if traces is not None:
+        # Imported with OpenTelemetry alone.
+        from parallm_openai.api.tracing.spans import Tracing
+
+        app.add_middleware(Tracing, traces=traces, model=model.name)
     app.add_middleware(RequestLog, metrics=state.metrics)
     app.add_middleware(RequestHeaders)
     app.add_middleware(Paths, root_path=settings.root_path or "")

@@ -18,6 +18,7 @@ from starlette.types import Scope
 from parallm_openai.api.error_shapes import shaped
 from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.request_log import note_error
+from parallm_openai.engine.embedding_queue import EmbeddingFailed
 from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
 from parallm_openai.text.output import GenerationError
 from parallm_openai.text.request_error import RequestError
@@ -101,6 +102,11 @@ def no_embeddings(name: str) -> ApiError:
     return ApiError(404, message, param="model", code="model_not_found")
 
 
+def no_generation(name: str) -> ApiError:
+    message = f"'{name}' is an embedding model: it writes no text. Use /v1/embeddings."
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
 def overloaded(message: str) -> ApiError:
     return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"})
 
@@ -118,6 +124,8 @@ def expected(error: Exception, names: FieldNames) -> ApiError | None:
             return overloaded(f"The server is busy: {error}. Please try again.")
         case EngineStoppedError():
             return unavailable(f"The server cannot generate: {error}.")
+        case EmbeddingFailed():
+            return internal(f"The embeddings could not be computed: {error}")
     return None
 
 

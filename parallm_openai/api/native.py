@@ -15,7 +15,7 @@ from parallm_openai.api import errors
 from parallm_openai.api.answer_head import usage
 from parallm_openai.api.field_names import OWN_NAMES, FieldNames
 from parallm_openai.api.route import body_router
-from parallm_openai.api.running import RunningResponse, start, start_texts
+from parallm_openai.api.running import RunningResponse, begin, start, start_texts
 from parallm_openai.api.schemas.completions import GenerateBatchRequest, GenerateRequest, NativeFields
 from parallm_openai.api.sse import STREAMED, Chunk, json_chunk
 from parallm_openai.api.state import AppState, state_of
@@ -49,8 +49,10 @@ async def generate_batch(body: GenerateBatchRequest, request: HttpRequest) -> Re
     """Continue several prompts; the results are in their order, an error in the place of a bad one."""
     began = time.perf_counter()
     state = state_of(request)
+    description = _description(body, body.prompts, state.owner(request))
+    begin(request, description)
     with errors.in_names_of(OWN_NAMES):
-        prepared = await state.preparer.text(_description(body, body.prompts, state.owner(request)))
+        prepared = await state.preparer.text(description)
         running = start(request, [each for each in prepared if isinstance(each, Prepared)], OWN_NAMES)
     async with running:
         started = iter(running.generations)

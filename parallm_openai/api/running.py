@@ -14,7 +14,8 @@ from parallm_openai.api import errors
 from parallm_openai.api.errors import ApiError
 from parallm_openai.api.field_names import FieldNames
 from parallm_openai.api.ndjson import LineSource
-from parallm_openai.api.request_log import note_running
+from parallm_openai.api.request_log import note_running, trace_of
+from parallm_openai.api.route import BodyRequest
 from parallm_openai.api.sse import DONE, Chunk, EventSource, json_chunk, until
 from parallm_openai.api.state import state_of
 from parallm_openai.settings import ServerSettings
@@ -29,18 +30,28 @@ T = TypeVar("T")
 
 async def start_chat(request: HttpRequest, description: ChatDescription, names: FieldNames) -> RunningResponse:
     """Prepare a conversation and start its choices, all or none. Raises ApiError in the surface's names."""
+    begin(request, description)
     with errors.in_names_of(names):
         return start(request, [await state_of(request).preparer.chat(description)], names)
 
 
 async def start_texts(request: HttpRequest, description: TextDescription, names: FieldNames) -> RunningResponse:
     """The same for prompts as they are; one that is at fault is an error of the whole request."""
+    begin(request, description)
     with errors.in_names_of(names):
         prepared = await state_of(request).preparer.text(description)
         for each in prepared:
             if isinstance(each, RequestError):
                 raise each
         return start(request, [each for each in prepared if isinstance(each, Prepared)], names)
+
+
+def begin(request: HttpRequest, description: ChatDescription | TextDescription) -> None:
+    """Have the request's trace, if it has one, say what is asked for. Raises ApiError if the model cannot generate."""
+    state_of(request).check_generates()
+    if (traced := trace_of(request.scope)) is not None:
+        body = request.parsed if isinstance(request, BodyRequest) else None
+        traced.described(description, body.get("model") if isinstance(body, dict) else None)
 
 
 def start(request: HttpRequest, prepared: Sequence[Prepared], names: FieldNames) -> RunningResponse:

@@ -16,6 +16,8 @@ from parallm_openai.api.owners import Owners
 from parallm_openai.api.response_store import ResponseStore
 from parallm_openai.api.snapshot import Snapshot
 from parallm_openai.api.workers import Threads
+from parallm_openai.engine.embedder import Embedder
+from parallm_openai.engine.embedding_queue import EmbeddingQueue
 from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
@@ -41,6 +43,8 @@ class AppState:
     owners: Owners
     metrics: Metrics
     defaults: Defaults
+    # None unless the model is made for them.
+    embeddings: EmbeddingQueue | None
     # For those who share the server with others.
     stats_now_and_then: Snapshot[dict[str, Any]]
     metrics_now_and_then: Snapshot[bytes]
@@ -53,6 +57,9 @@ class AppState:
         preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers, defaults)
         responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
         metrics = Metrics(engine, model.name)
+        embeddings = None
+        if model.embedding is not None:
+            embeddings = EmbeddingQueue(engine, Embedder(model.model, model.embedding.pooling))
         return cls(
             engine,
             model,
@@ -64,6 +71,7 @@ class AppState:
             Owners(),
             metrics,
             defaults,
+            embeddings,
             Snapshot(engine.stats, SNAPSHOT_SECONDS),
             Snapshot(metrics.text, SNAPSHOT_SECONDS),
         )
@@ -75,6 +83,11 @@ class AppState:
     def check_model(self, name: str) -> None:
         if name not in self.model_names:
             raise errors.model_not_found(name, self.model_names)
+
+    def check_generates(self) -> None:
+        """Raise ApiError if the model is not made to generate."""
+        if self.embeddings is not None:
+            raise errors.no_generation(self.model.name)
 
     def model_named(self, name: str | None, ignored: Ignored) -> str:
         """The name of the model to answer with: a request without one means the model served, unless strict."""

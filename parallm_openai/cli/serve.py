@@ -53,7 +53,7 @@ def serve(
     and a variable wins over the file.
     """
     prepare()
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     _check_that_keys_are_there(settings)
     from parallm_openai.cli.listener import ListenError, check_tls, exposed, listening
 

@@ -105,6 +105,7 @@ class Output:
     `prompt_logprobs` comes once, with the first output: None for the first prompt token, which nothing
     precedes. `drafted` and `accepted` count this output's step alone. `error` says why a request ended
     with an error, and `request_at_fault` whether the cause lies in the request itself: it would fail again.
+    The first output with tokens says when the request left the queue, by `time.perf_counter`.
     """
 
     request_id: int
@@ -118,3 +119,4 @@ class Output:
     drafted: int = 0
     accepted: int = 0
     cached_prompt_tokens: int = 0
+    admitted_at: float | None = None

@@ -60,6 +60,8 @@ class Row:
     matcher: Matcher | None
     blocks: BlockHashes
     arrived: float = field(default_factory=time.perf_counter)
+    # When it left the queue; the last time, if it was sent back there before it had a token.
+    admitted_at: float | None = None
     first_token_at: float | None = None
     # Its place: the batch that it is in, if it has been admitted, and its slot there.
     batch: Batch | None = None

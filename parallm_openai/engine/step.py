@@ -181,6 +181,7 @@ class EngineCore:
         if prefix is not None:
             self.scheduler.prefixes.use(prefix, admission.length)
         if not row.generated:
+            row.admitted_at = time.perf_counter()
             row.cached_prompt_tokens = admission.length
 
     # Prefill

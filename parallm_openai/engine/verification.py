@@ -107,6 +107,7 @@ def commit(verified: Verification) -> tuple[Output, FinishReason | None]:
     appended, reason, stop_token = _extend(row, verified.next_tokens)
     # All that it had was computed, together with the drafts that were accepted; its newest token is pending now.
     row.computed[TARGET].length = max(before, len(row.tokens) - 1)
+    admitted_at = row.admitted_at if row.first_token_at is None else None
     if row.first_token_at is None:
         row.first_token_at = time.perf_counter()
     cached, row.cached_prompt_tokens = row.cached_prompt_tokens, 0
@@ -118,6 +119,7 @@ def commit(verified: Verification) -> tuple[Output, FinishReason | None]:
         drafted=len(verified.draft),
         accepted=min(verified.accepted, len(appended)),
         cached_prompt_tokens=cached,
+        admitted_at=admitted_at,
     )
     return output, reason
 

@@ -57,8 +57,16 @@ class _Cancel:
 
 
 @dataclass(frozen=True)
+class _Call:
+    work: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class _Stop:
     pass
+
+
+_Command = _Submit | _Cancel | _Call | _Stop
 
 
 class Engine:
@@ -72,7 +80,7 @@ class Engine:
     def __init__(
         self, build: Callable[[], EngineCore], deliver: Deliver, on_failure: Callable[[], None] = lambda: None
     ) -> None:
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._deliver = deliver
         self._on_failure = on_failure
         self._lock = threading.Lock()
@@ -109,15 +117,27 @@ class Engine:
     def submit_all(self, requests: Sequence[Request]) -> None:
         """Queue several requests, all or none. Raises QueueFullError or EngineStoppedError."""
         with self._lock:
-            if self.failure is not None:
-                raise EngineStoppedError("the engine has failed")
-            if not self._accepting:
-                raise EngineStoppedError("the engine is shutting down")
+            self._check_accepting()
             if len(self._unfinished) + len(requests) > self.capacity:
                 raise QueueFullError(f"{len(self._unfinished)} requests are running or waiting already")
             self._unfinished.update(request.id for request in requests)
         for request in requests:
             self._inbox.put(_Submit(request))
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have the engine's thread do something else with MLX before its next step. Raises EngineStoppedError.
+
+        What `work` raises is logged, and nobody hears of it.
+        """
+        with self._lock:
+            self._check_accepting()
+        self._inbox.put(_Call(work))
+
+    def _check_accepting(self) -> None:
+        if self.failure is not None:
+            raise EngineStoppedError("the engine has failed")
+        if not self._accepting:
+            raise EngineStoppedError("the engine is shutting down")
 
     @property
     def capacity(self) -> int:
@@ -225,7 +245,7 @@ class Engine:
             if not self._carry_out(command):
                 return False
 
-    def _next_command(self) -> _Submit | _Cancel | _Stop:
+    def _next_command(self) -> _Command:
         """The next command for an idle engine, which frees its buffers if none comes for a while."""
         try:
             return self._inbox.get(timeout=IDLE_SECONDS)
@@ -251,16 +271,24 @@ class Engine:
                 return False
         return True
 
-    def _carry_out(self, command: _Submit | _Cancel | _Stop) -> bool:
+    def _carry_out(self, command: _Command) -> bool:
         match command:
             case _Submit(request):
                 self._hand_over(self.core.add(request))
             case _Cancel(request_id, reason):
                 self._hand_over(self.core.cancel(request_id, reason))
+            case _Call(work):
+                self._do(work)
             case _Stop():
                 self._hand_over(self.core.cancel_all())
                 return False
         return True
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("work between two steps has failed")
 
     def _hand_over(self, outputs: list[Output]) -> None:
         if not outputs:
@@ -358,6 +386,10 @@ class AsyncEngine:
                 del self._streams[request.id]
             raise
         return streams
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have the engine's thread do something else with MLX before its next step. Raises EngineStoppedError."""
+        self._engine.call(work)
 
     def configure(self, **changes: Any) -> EngineConfig:
         return self._engine.configure(**changes)

@@ -15,6 +15,7 @@ from jinja2 import TemplateSyntaxError
 
 from parallm_openai.cpu import prepare
 from parallm_openai.models.chat_template import Template, missed_chat_template, template_beside
+from parallm_openai.models.embedding import EmbeddingTraits, embedding_traits
 from parallm_openai.models.finding import find_model
 from parallm_openai.models.generation_config import FILE as GENERATION_CONFIG
 from parallm_openai.models.generation_config import gguf_sampling, read_generation_config
@@ -53,7 +54,7 @@ class LoadedModel:
     """A model with its tokenizer and what a server needs to know of it.
 
     `vocab_size` is the width of its logits, `context_length` the most tokens of prompt and output together, `sampling`
-    what its makers recommend.
+    what its makers recommend. `embedding` says how it makes embeddings, if it is made for that.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     dtype: mx.Dtype
     sampling: SamplingDefaults = NO_DEFAULTS
+    embedding: EmbeddingTraits | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -84,6 +86,7 @@ class LoadedModel:
         name: str,
         path: Path,
         sampling: SamplingDefaults = NO_DEFAULTS,
+        embedding: EmbeddingTraits | None = None,
     ) -> LoadedModel:
         """Wrap a model and tokenizer that are already in memory, as `mlx_lm.load` returns them.
 
@@ -96,17 +99,21 @@ class LoadedModel:
             _warn_if_slow()
         vocab_size = weights.logits_width(model)
         weights.evaluate(model)
+        longest = context_length(config)
+        if embedding is not None and embedding.most_tokens is not None:
+            longest = min(longest, embedding.most_tokens)
         return cls(
             model=model,
             tokenizer=tokenizer,
             config=config,
             name=name,
             path=path,
-            context_length=context_length(config),
+            context_length=longest,
             vocab_size=vocab_size,
             eos_token_ids=_eos_token_ids(tokenizer),
             dtype=weights.compute_dtype(model),
             sampling=sampling,
+            embedding=embedding,
         )
 
 
@@ -142,14 +149,20 @@ def load(
         gguf = gguf_file(path)
     except GgufError as error:
         raise ModelLoadError(str(error)) from error
+    embedding = None
     if gguf is not None:
         model, config, tokenizer, sampling = _read_gguf(gguf, adapter, template or _template_beside(path))
         # What lies beside a file counts if the folder was named, as for other models.
         sampling = read_generation_config(path) if (path / GENERATION_CONFIG).is_file() else sampling
         path = gguf
     else:
-        _check_files(path)
-        model, config, tokenizer = _read_folder(path, adapter, str(path_or_id), trust_remote_code, template)
+        stated = _check_files(path)
+        embedding = embedding_traits(path, stated)
+        if embedding is not None and adapter is not None:
+            raise ModelLoadError(f"{path_or_id} is an embedding model, which takes no adapter")
+        model, config, tokenizer = _read_folder(
+            path, adapter, str(path_or_id), trust_remote_code, template, embeds=embedding is not None
+        )
         sampling = read_generation_config(path)
     if template is not None:
         _check_template(tokenizer, str(chat_template))
@@ -161,7 +174,9 @@ def load(
         weights.evaluate(model)
         served_name = _served_name(str(path_or_id), path) if named is None else named.served_name
         called = name or served_name
-        loaded = LoadedModel.of(model, tokenizer, config, name=called, path=path, sampling=sampling)
+        loaded = LoadedModel.of(
+            model, tokenizer, config, name=called, path=path, sampling=sampling, embedding=embedding
+        )
     except Exception as error:
         raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {sentence(error)}") from error
     if weights.on_plain_cpu():
@@ -170,14 +185,17 @@ def load(
 
 
 def _read_folder(
-    path: Path, adapter: Path | None, named: str, trust_remote_code: bool, template: str | None
+    path: Path, adapter: Path | None, named: str, trust_remote_code: bool, template: str | None, *, embeds: bool
 ) -> tuple[nn.Module, dict[str, Any], TokenizerWrapper]:
     from mlx_lm.utils import load_tokenizer
 
     from parallm_openai.models import weights
 
     try:
-        model, config = weights.read(path, adapter, trust_remote_code=trust_remote_code)
+        if embeds:
+            model, config = weights.read_embedding_model(path)
+        else:
+            model, config = weights.read(path, adapter, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise ModelLoadError(f"{named} cannot be loaded: {sentence(error)}") from error
     try:
@@ -259,7 +277,8 @@ def _tokenizer_options(path: Path, trust_remote_code: bool, template: str | None
     return options if found is None else options | {"chat_template": found}
 
 
-def _check_files(path: Path) -> None:
+def _check_files(path: Path) -> dict[str, Any]:
+    """The config of a model folder. Raises ModelLoadError for a folder that is none."""
     config = path / "config.json"
     if not config.is_file():
         raise ModelLoadError(f"{path} has no config.json, so it is not a model folder")
@@ -273,6 +292,7 @@ def _check_files(path: Path) -> None:
         raise ModelLoadError(f"{path} has no model*.safetensors; convert the model with `mlx_lm.convert` first")
     if not any((path / name).is_file() for name in TOKENIZER_FILES) and not any(path.glob("*.tiktoken")):
         raise ModelLoadError(f"{path} has no tokenizer ({', '.join(TOKENIZER_FILES)} or *.tiktoken)")
+    return content
 
 
 def _check_adapter(path: Path) -> None:

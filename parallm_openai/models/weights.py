@@ -13,6 +13,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import dequantize_model, load_adapters, load_model
 
 from parallm_openai.cpu import huge_pages
+from parallm_openai.models.embedding import model_classes, model_config
 
 
 def on_plain_cpu() -> bool:
@@ -26,6 +27,14 @@ def read(folder: Path, adapter: Path | None, *, trust_remote_code: bool) -> tupl
     """The model in the folder, with its adapter, and its config. Nothing is evaluated yet."""
     model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
     return adapted(model, adapter), config
+
+
+def read_embedding_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The same for the decoder of an embedding model."""
+    loaded = load_model(folder, lazy=True, model_config=model_config(folder), get_model_classes=model_classes)
+    if not hasattr(getattr(loaded[0], "model", None), "embed_tokens"):
+        raise ValueError("the states of its decoder are not known")
+    return loaded[0], loaded[1]
 
 
 def adapted(model: nn.Module, adapter: Path | None) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from parallm_openai.engine.request import FinishReason, TokenLogprob
+from parallm_openai.text.events import Event
 from parallm_openai.text.output import Counts, OutputDelta, OutputProcessor
 from parallm_openai.text.prepare import Prepared
 
@@ -20,9 +21,13 @@ class Generation:
     def __init__(self, stream: RequestStream, processor: OutputProcessor) -> None:
         self._stream = stream
         self._processor = processor
-        # By `time.perf_counter`; None until there is a token.
+        # By `time.perf_counter`: when it was queued, left the queue and had a token; None until then.
+        self.queued_at = time.perf_counter()
+        self.admitted_at: float | None = None
         self.first_token_at: float | None = None
         self.finish_reason: FinishReason | None = None
+        # Its events, if somebody wants them kept.
+        self.kept: list[Event] | None = None
 
     @property
     def request_id(self) -> int:
@@ -43,6 +48,7 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[OutputDelta]:
         try:
             async for output in self._stream:
+                self.admitted_at = self.admitted_at or output.admitted_at
                 delta = self._processor.process(output)
                 self._note(delta)
                 if delta.finish_reason is not None:
@@ -58,6 +64,8 @@ class Generation:
         if self.first_token_at is None and delta.tokens:
             self.first_token_at = time.perf_counter()
         self.finish_reason = delta.finish_reason
+        if self.kept is not None:
+            self.kept += delta.events
 
     def cancel(self) -> None:
         self._stream.cancel()

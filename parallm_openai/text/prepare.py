@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from parallm_openai.text.call_ids import CallIds
 from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.conversation import RenderedPrompt, render_prompt
 from parallm_openai.text.defaults import Defaults
-from parallm_openai.text.description import ChatDescription, Options, TextDescription
+from parallm_openai.text.description import ChatDescription, Options, Prompt, TextDescription
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.grammar.requested import RequestedGrammars
 from parallm_openai.text.messages import check_messages
@@ -146,6 +146,21 @@ class Preparer:
     async def tokenized(self, text: str, field: str, *, special: bool = True) -> list[int]:
         """A text's token ids."""
         return await self._workers.tokenize(len(text), partial(self._prompts.of_text, text, field, special=special))
+
+    async def inputs(self, inputs: Sequence[Prompt], field: str, *, cut: bool = False) -> list[tuple[int, ...]]:
+        """The token ids of what is to be embedded, with the special tokens that the model wants.
+
+        The request has them in `field`. One that is too long for the context is cut to it if `cut`, else an error.
+        """
+        size = sum(map(len, inputs))
+
+        def named(index: int) -> str:
+            return f"{field}[{index}]" if len(inputs) > 1 else field
+
+        def read() -> list[tuple[int, ...]]:
+            return [self._prompts.of_input(each, named(index), cut=cut) for index, each in enumerate(inputs)]
+
+        return await self._workers.tokenize(size, read)
 
     async def detokenized(self, tokens: list[int], field: str) -> str:
         """The text of token ids, of which special ones have none."""

@@ -64,6 +64,24 @@ class PromptTokens:
         except TokenizerError as error:
             raise RequestError("Invalid value for '{}': {}.", Field(field), error, field=field) from error
 
+    def of_input(self, prompt: Any, field: str, *, cut: bool = False) -> tuple[int, ...]:
+        """The token ids of a text to embed, which may be as long as the context. Raises RequestError.
+
+        One that is longer is cut if `cut`; it keeps a special token at its end.
+        """
+        limit = self._limits.context_length
+        if not prompt:
+            raise RequestError("'{}' must not be empty.", Field(field), field=field)
+        if cut and isinstance(prompt, str):
+            prompt = prompt[: min(PROBED_CHARACTERS * limit, self._tokenizer.most_characters(limit))]
+        tokens = self.of(prompt, field)
+        if len(tokens) <= limit:
+            return tokens
+        if not cut:
+            raise input_too_long(limit, len(tokens), field)
+        last = tokens[-1] if tokens[-1] in self._tokenizer.special_ids else tokens[limit - 1]
+        return (*tokens[: limit - 1], last)
+
     def known(self, tokens: Sequence[int], field: str) -> list[int]:
         """The same ids. Raises RequestError for one that is not in the vocabulary."""
         if unknown := self._tokenizer.unknown_ids(tokens):
@@ -123,6 +141,15 @@ def context_exceeded(limit: int, prompt: int, completion: int, field: str) -> Re
         "This model's maximum context length is {} tokens. However, you requested {} tokens "
         "({} in the {}, {} in the completion). Please reduce the length of the {} or completion.",
         *(limit, prompt + completion, prompt, name, completion, name),
+        field=field,
+        kind="context_length_exceeded",
+    )
+
+
+def input_too_long(limit: int, tokens: int, field: str) -> RequestError:
+    return RequestError(
+        "This model's maximum context length is {} tokens. However, the {} has {} tokens. Please reduce its length.",
+        *(limit, Field(field), tokens),
         field=field,
         kind="context_length_exceeded",
     )

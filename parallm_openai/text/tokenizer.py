@@ -156,6 +156,11 @@ class Tokenizer:
         return None if self._hf.bos_token_id is None else int(self._hf.bos_token_id)
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all special tokens."""
+        return frozenset(id for id, token in self._hf.added_tokens_decoder.items() if token.special)
+
+    @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         """The texts of all special tokens."""
         return tuple(token.content for token in self._hf.added_tokens_decoder.values() if token.special)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -20,6 +21,9 @@ from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel, load
 from parallm_openai.settings import EngineConfig, RequestDefaults, ServerSettings
 from parallm_openai.text.defaults import Defaults
+
+if TYPE_CHECKING:
+    from parallm_openai.api.tracing.spans import Traces
 
 
 @cache
@@ -72,12 +76,13 @@ def running_server(
     settings: ServerSettings | None = None,
     model: LoadedModel | None = None,
     defaults: RequestDefaults | None = None,
+    traces: Traces | None = None,
     **config: object,
 ) -> Iterator[RunningServer]:
     chosen = settings or ServerSettings(graceful_timeout=2)
     model = model or demo_target()
     engine = AsyncEngine(model, EngineConfig.model_validate(config), draft)
-    app = create_app(engine, model, chosen, Defaults.of(model, defaults))
+    app = create_app(engine, model, chosen, Defaults.of(model, defaults), traces)
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(app, log_level="warning", access_log=False)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -60,7 +60,13 @@ async def show(body: ShowRequest, request: HttpRequest) -> JSONResponse:
     state = state_of(request)
     name = model_named(state, body.model or body.name, request.state.ignored)
     format, family = state.tokenizer.chat_format, _family(state)
-    capable = {"completion": True, "tools": format.calls_tools, "thinking": format.reasons}
+    generates = state.embeddings is None
+    capable = {
+        "completion": generates,
+        "tools": generates and format.calls_tools,
+        "thinking": generates and format.reasons,
+        "embedding": not generates,
+    }
     return JSONResponse(
         {
             "license": "",
@@ -91,13 +97,6 @@ async def _fixed() -> None:
 for each in MANAGING:
     methods = ["POST", "DELETE"] if each == "delete" else ["POST"]
     router.add_api_route(f"/api/{each}", _fixed, methods=methods, include_in_schema=False)
-
-
-@router.post("/api/embed", include_in_schema=False)
-@router.post("/api/embeddings", include_in_schema=False)
-async def embed(request: HttpRequest) -> None:
-    """Always a 404: a model made to generate has no embeddings worth the name."""
-    raise errors.no_embeddings(state_of(request).model.name)
 
 
 def _listed(state: AppState, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""OpenTelemetry traces, if the environment asks for them (docs/metrics.md)."""
