@@ -30,7 +30,7 @@ DRAFT_LENGTH = 4
 def describe_drafts(target: LoadedModel, draft: DraftSource) -> Facts:
     """Name and value of what matters about a model and what drafts for it; runs a few prompts if it can draft."""
     abilities = _abilities(target)
-    facts = [] if draft is None or draft == "ngram" else _describe_draft_model(target, draft, abilities)
+    facts = [] if draft is None or draft == "suffix" else _describe_draft_model(target, draft, abilities)
     if (problem := _problem(target, draft, abilities)) is not None:
         return [*facts, ("drafts", f"none: {problem}")]
     return [*facts, *_acceptance(target, draft)]
@@ -62,7 +62,7 @@ def _problem(target: LoadedModel, draft: DraftSource, abilities: Capabilities | 
         return "there is nothing to draft with"
     if abilities is None or abilities.ragged is None:
         return f"{target.name} cannot speculate ({'it cannot be served' if abilities is None else abilities.reason})"
-    if draft == "ngram":
+    if draft == "suffix":
         return None
     if difference(target.tokenizer.get_vocab(), draft.tokenizer.get_vocab()) is not None:
         return "a draft model must have the target's tokenizer"

@@ -53,7 +53,7 @@ class LLM:
     """A model with an engine of its own.
 
     `model` and `draft_model` are folders, GGUF files, hub ids or loaded models (`draft_model` may also be
-    "ngram"); further keywords are fields of `EngineConfig`. Raises ModelLoadError or
+    "suffix"); further keywords are fields of `EngineConfig`. Raises ModelLoadError or
     UnsupportedModelError. Use it as a context manager, or `close` it, to free the engine's thread.
     """
 
@@ -70,7 +70,7 @@ class LLM:
         from parallm_openai.engine.worker import Engine
 
         self.model = model if isinstance(model, LoadedModel) else load(model)
-        draft = load(draft_model) if isinstance(draft_model, str | Path) and draft_model != "ngram" else draft_model
+        draft = load(draft_model) if isinstance(draft_model, str | Path) and draft_model != "suffix" else draft_model
         if config is None:
             # A queue without an end: everything comes from one caller.
             settings = {"max_queue": 10**9, **settings}

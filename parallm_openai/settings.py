@@ -151,12 +151,12 @@ class DraftSettings(Settings):
         None, description="Which revision of a draft model of the hub to take."
     )
     draft: Annotated[
-        Literal["ngram", "none"] | None,
+        Literal["suffix", "none"] | None,
         Flag("Speculation", hint="a draft model is --draft-model, and a number of tokens --draft-length"),
     ] = Field(
         None,
-        description="How to draft without a draft model: ngram copies from the text so far, none does not draft. "
-        "smollm2 drafts by ngram unless told otherwise.",
+        description="How to draft without a draft model: suffix copies what followed the last tokens before, in the "
+        "text so far and in earlier answers; none does not draft. The default is suffix.",
     )
 
     @model_validator(mode="after")
@@ -184,6 +184,13 @@ class SpeculationConfig(Settings):
         "auto",
         description="Tokens to draft per row and step. auto adapts to what pays, and on Apple GPUs stays within the "
         "reach of MLX's attention kernel for few queries.",
+    )
+    suffix_store_tokens: Annotated[int, Flag("Speculation")] = Field(
+        65_536,
+        ge=0,
+        le=16_777_216,
+        description="Tokens of earlier answers that suffix drafts may copy from, apart for each API key and cache "
+        "salt; 0 keeps none.",
     )
     speculative_acceptance: Annotated[Acceptance, Flag("Speculation")] = Field(
         "coupled",

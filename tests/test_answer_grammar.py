@@ -351,7 +351,7 @@ def small(format: ChatFormat, beginning: Beginning, budget: int | None) -> Answe
     return AnswerGrammar(nodes, start, SMALL, tiny.VOCAB, (EOS,), budget, must=True)
 
 
-@pytest.mark.parametrize("drafter", ["none", "perfect draft", "hostile draft", "ngram"])
+@pytest.mark.parametrize("drafter", ["none", "perfect draft", "hostile draft", "suffix"])
 @pytest.mark.parametrize(("format", "end"), [(SINGLE, (51,)), (DOUBLE, (51, 53))], ids=["one token", "two tokens"])
 def test_the_budget_ends_the_thoughts_and_the_answer_follows_its_grammar(
     drafter: str, format: ChatFormat, end: tuple[int, ...]

@@ -90,7 +90,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         def start(family: str) -> RunningServer:
             template, marks, _ = FAMILIES[family]
             target = model(tmp_path_factory.mktemp("tiny"), template, marks)
-            return stack.enter_context(running_server("ngram", model=target, max_batch_size=16))
+            return stack.enter_context(running_server("suffix", model=target, max_batch_size=16))
 
         yield start
 

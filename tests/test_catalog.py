@@ -130,8 +130,27 @@ def test_a_quantised_folder_says_how_and_counts_packed_weights_one_by_one(tmp_pa
     assert read_header(folder).parameters == size
 
 
-def test_a_recurrent_family_cannot_speculate(tmp_path: Path) -> None:
-    facts = facts_of(families.write("lfm2", tmp_path / "lfm2"))
+def test_a_row_of_a_hybrid_takes_its_states_and_keys_and_values(tmp_path: Path) -> None:
+    folder = families.write("lfm2", tmp_path / "lfm2")
+    header = read_header(folder)
+    assert header.token_bytes
+    assert header.state_bytes
+    facts = facts_of(folder, 100)
+    assert facts["speculation"] == "yes"
+    whole = in_bytes(100 * header.token_bytes + header.state_bytes)
+    assert facts["memory of a row of 100 tokens"] == (
+        f"{whole} ({in_bytes(header.token_bytes)} a token, {in_bytes(header.state_bytes)} of recurrent states)"
+    )
+
+
+def test_a_model_of_recurrent_layers_alone_takes_the_same_at_any_length(tmp_path: Path) -> None:
+    header = read_header(families.write("mamba2", tmp_path / "mamba2"))
+    assert header.token_bytes == 0
+    assert header.state_bytes
+
+
+def test_a_model_with_layers_of_another_kind_is_not_promised_drafts(tmp_path: Path) -> None:
+    facts = facts_of(families.write("llama4", tmp_path / "llama4"))
     assert facts["speculation"].startswith("no")
     assert facts["could draft for it"] == "nothing"
 

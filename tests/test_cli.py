@@ -107,7 +107,7 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
         (["--uds", "/no/such/folder/socket"], 1, "--uds: cannot listen on /no/such/folder/socket: No such file"),
         (["--uds", "/tmp"], 1, "--uds: /tmp is a folder, and no socket"),
         (["--uds", "/tmp/" + "x" * 200], 1, "AF_UNIX path too long"),
-        (["--draft", "ngram", "--draft-model", "x"], 2, "give either --draft or --draft-model, not both"),
+        (["--draft", "suffix", "--draft-model", "x"], 2, "give either --draft or --draft-model, not both"),
         (["--model", "/no/such/model"], 1, "there is no model folder or file /no/such/model"),
         (["--draft-model", "/no/such/draft"], 1, "there is no model folder or file /no/such/draft"),
         (["--host", "no-such-host.invalid"], 1, "cannot listen on no-such-host.invalid"),
@@ -308,7 +308,7 @@ def test_the_doctor_tries_a_draft_model() -> None:
     assert "tokenizers the same" in said
     assert re.search(r"memory 13.9 MB and 2.53 MB of weights, [\d.]+ kB and [\d.]+ kB a token in caches", said)
     assert re.search(r"accepted drafts [1-9]\d?% of [1-9]\d+ tokens, drafted 4 at a time \(a fact: ", said)
-    assert re.search(r"accepted drafts \d+% of \d+ tokens", doctor("demo", "--draft", "ngram"))
+    assert re.search(r"accepted drafts \d+% of \d+ tokens", doctor("demo", "--draft", "suffix"))
 
 
 @pytest.mark.slow
@@ -317,8 +317,8 @@ def test_the_doctor_says_why_a_model_cannot_draft(tmp_path: Path) -> None:
     said = doctor("demo", "--draft-model", str(other))
     assert "tokenizers not the same: " in said
     assert "drafts none: a draft model must have the target's tokenizer" in said
-    recurrent = families.write("lfm2", tmp_path / "recurrent")
-    assert "cannot speculate, because its state cannot be rolled back" in doctor(str(recurrent), "--draft", "ngram")
+    recurrent = families.write("recurrent_gemma", tmp_path / "recurrent")
+    assert "recurrent cannot speculate (served by mlx-lm's batch caches" in doctor(str(recurrent), "--draft", "suffix")
     assert "drafts none: there is nothing to draft with" in doctor("demo", "--draft", "none")
 
 

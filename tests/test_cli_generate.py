@@ -84,7 +84,7 @@ def test_drafts_change_no_answer_and_are_counted() -> None:
         (["-", "-"], "standard input (-) can be only one of the prompts"),
         (["--top-k", "-1", "x"], "--top-k: must be a whole number of at least 0"),
         (["--temp", "x", "x"], "--temp: must be a number from 0 to 2, not 'x'"),
-        (["--draft", "ngram", "--draft-model", "y", "x"], "give either --draft or --draft-model, not both"),
+        (["--draft", "suffix", "--draft-model", "y", "x"], "give either --draft or --draft-model, not both"),
         (["--ignore-chat-template", "x"], "prompts are continued as they are, unless --chat"),
     ],
 )

@@ -42,7 +42,7 @@ COMMANDS = {
     "serve": ["serve", "demo", "--port", "0"],
     "chat": ["chat", "demo"],
     "generate": ["generate", "-m", "demo", "Hello"],
-    "doctor": ["doctor", "demo", "--draft", "ngram"],
+    "doctor": ["doctor", "demo", "--draft", "suffix"],
     "bench": ["bench", "--ways", "in-process", "--model", "demo", "--concurrency", "1"],
 }
 

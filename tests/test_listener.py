@@ -226,8 +226,8 @@ def test_the_start_says_what_is_served_and_what_to_try(capsys: pytest.CaptureFix
     ("draft", "config", "said"),
     [
         (None, {}, "none: every step gives each request one token"),
-        ("ngram", {}, "from the text so far, up to 7 tokens a step"),
-        ("ngram", {"use_speculative_decoding": False}, "none: switched off"),
+        ("suffix", {}, "from the text so far and earlier answers, up to 7 tokens a step"),
+        ("suffix", {"use_speculative_decoding": False}, "none: switched off"),
     ],
 )
 def test_the_start_says_how_it_drafts(draft: Any, config: dict[str, Any], said: str) -> None:

@@ -87,7 +87,7 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
 
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_rows_with_drafts_and_prompts_of_different_lengths_share_forwards(kind: str) -> None:
-    engine = KINDS[kind].core("ngram", draft_length=3, max_batch_size=5, prefill_chunk=8, forward_tokens=1000)
+    engine = KINDS[kind].core("suffix", draft_length=3, max_batch_size=5, prefill_chunk=8, forward_tokens=1000)
     wanted = [
         *(greedy([n, n + 1, n + 2] * (1 + 3 * n), 30) for n in range(3)),
         *(seeded([n, n + 1, n + 2, *[n] * n], 25, seed=n, top_p=0.95) for n in range(4)),
@@ -117,7 +117,7 @@ def ended(run: Run, request: Request) -> Request:
 
 
 @pytest.mark.parametrize("kind", RECURRENT)
-@pytest.mark.parametrize("drafter", ["none", "perfect draft", "fair draft", "ngram"])
+@pytest.mark.parametrize("drafter", ["none", "perfect draft", "fair draft", "suffix"])
 def test_a_chats_next_turn_reads_only_what_is_new(kind: str, drafter: str) -> None:
     run = Run(KINDS[kind].core(drafter, draft_length=4))
     request = ended(run, greedy(SYSTEM, 12))

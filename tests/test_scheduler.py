@@ -19,7 +19,7 @@ from parallm_openai.engine.row import TARGET, Row
 from parallm_openai.engine.scheduler import HEADROOM, LONG_PROMPT, ModelTraits, Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
-from parallm_openai.engine.speculation.ngram import NgramDrafter
+from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.settings import EngineConfig
 
 numbers = count()
@@ -167,7 +167,7 @@ def test_no_bucket_shares_more_padding_than_a_forward_costs(lengths: list[int], 
 
 
 def test_a_row_near_its_end_is_drafted_for_no_further_than_it_goes() -> None:
-    plans = scheduler(drafter=NgramDrafter())
+    plans = scheduler(drafter=SuffixDrafter())
     ending, going_on = row(8, max_tokens=3), row(8, max_tokens=100)
     decoding(plans.common, [ending, going_on])
     [decode] = plans.plan(EngineConfig(draft_length=5)).decode

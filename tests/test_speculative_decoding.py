@@ -19,7 +19,7 @@ from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafts import Drafts
-from parallm_openai.engine.speculation.ngram import NgramDrafter, NgramIndex
+from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.models.kernels import vector_width
 from parallm_openai.settings import Acceptance
 
@@ -134,7 +134,7 @@ def test_a_request_may_speculate_where_the_server_does_not() -> None:
 
 def test_a_family_that_cannot_roll_back_is_never_drafted_for() -> None:
     request = greedy([1, 2, 3], 20)
-    run = run_all(tiny.core(NgramDrafter, draft_length=4, ragged=None), [request])
+    run = run_all(tiny.core(SuffixDrafter, draft_length=4, ragged=None), [request])
     assert run.drafted(request) == 0
     assert run.tokens[request.id] == reference(request)
 
@@ -158,28 +158,6 @@ def test_a_draft_with_a_smaller_vocabulary_never_reads_an_id_it_has_not_got() ->
     engine = tiny.core(lambda: DraftModel(small, 40, tiny.VOCAB), draft_length=3)
     request = seeded([60, 59, 58, 1], 30, seed=1)
     assert run_all(engine, [request]).tokens[request.id] == reference(request)
-
-
-def indexed(text: list[int]) -> NgramIndex:
-    index = NgramIndex()
-    for end in range(1, len(text) + 1):
-        index.update(text[:end])
-    return index
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "draft"),
-    [
-        ([1, 2, 3, 9, 5, 2, 3, 7, 1, 2, 3], 3, (9, 5, 2)),
-        ([1, 7, 4, 8, 7], 2, (4, 8)),
-        ([4, 5, 4, 5, 4, 5], 5, (4, 5, 4, 5, 4)),
-        ([1, 2, 3], 4, ()),
-        ([1], 4, ()),
-    ],
-    ids=["longest suffix first", "down to one token", "a loop unrolls", "nothing known", "one token"],
-)
-def test_ngram_proposes_what_followed_before(text: list[int], count: int, draft: tuple[int, ...]) -> None:
-    assert indexed(text).lookup(text, count) == draft
 
 
 def test_rejection_leaves_greedy_rows_as_they_are() -> None:
@@ -281,7 +259,7 @@ def _z_score(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], f
     return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
-class Late(NgramDrafter):
+class Late(SuffixDrafter):
     """Notes which requests had been given a token before it was asked for drafts."""
 
     def __init__(self) -> None:

@@ -31,15 +31,20 @@ def describe(name_or_path: str, length: int | None = None) -> Facts:
         ("context, vocabulary", f"{header.context_length}, {len(header.vocabulary)}"),
         ("memory of the weights", f"{in_bytes(header.weight_bytes)} {device}"),
         (f"memory of a row of {length} tokens", _row(header, length)),
-        ("speculation", "yes" if header.speculates else "no: its state cannot be rolled back"),
+        (
+            "speculation",
+            "yes" if header.speculates else "no: it has layers of another kind than attention and recurrent ones",
+        ),
         ("could draft for it", _drafters(name_or_path, header)),
     ]
 
 
 def _row(header: Header, length: int) -> str:
-    if header.token_bytes is None:
-        return "not known: its cache is not plain keys and values"
-    return f"{in_bytes(header.token_bytes * length)} ({in_bytes(header.token_bytes)} a token)"
+    if header.token_bytes is None or header.state_bytes is None:
+        return "not known: it has layers of another kind than attention and recurrent ones"
+    parts = [f"{in_bytes(header.token_bytes)} a token"] if header.token_bytes else []
+    parts += [f"{in_bytes(header.state_bytes)} of recurrent states"] if header.state_bytes else []
+    return f"{in_bytes(header.token_bytes * length + header.state_bytes)} ({', '.join(parts)})"
 
 
 def _drafters(name: str, header: Header) -> str:
@@ -47,4 +52,4 @@ def _drafters(name: str, header: Header) -> str:
         return "nothing"
     own = NAMED[name].draft if name in NAMED else None
     default = f" (its default: {own})" if own is not None else ""
-    return ", ".join(["--draft ngram", *(f"--draft-model {each}" for each in drafters_for(header))]) + default
+    return ", ".join(["--draft suffix", *(f"--draft-model {each}" for each in drafters_for(header))]) + default

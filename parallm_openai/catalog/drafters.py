@@ -34,5 +34,5 @@ def drafters_for(target: Header) -> list[str]:
 def _candidates() -> list[tuple[str, Path]]:
     """The name or path of each model here, and where it is."""
     here = [(entry.name, entry.path) for entry in list_models() if entry.path is not None]
-    bundled = [(str(model.draft), model.draft) for model in NAMED.values() if isinstance(model.draft, Path)]
+    bundled = [(str(model.draft), model.draft) for model in NAMED.values() if model.draft is not None]
     return [*here, *bundled]

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 from mlx_lm.utils import get_total_parameters, load_tokenizer
 
 from parallm_openai.catalog.errors import CatalogError
@@ -20,6 +20,7 @@ from parallm_openai.models.gguf.checkpoint import Checkpoint, open_checkpoint
 from parallm_openai.models.gguf.finding import GgufError, gguf_file
 from parallm_openai.models.load_error import sentence
 from parallm_openai.models.loading import context_length
+from parallm_openai.models.mixers import KNOWN_LAYERS, leaves
 
 FLOAT32 = 4
 
@@ -28,9 +29,9 @@ FLOAT32 = 4
 class Header:
     """What a model's files say before a weight is read.
 
-    `quantisation` is in words. `weight_bytes` is what the weights will take once loaded on this device, and
-    `token_bytes` what a token of context takes in a row's cache: None if that is more than keys and values, as a
-    recurrent state is. `vocabulary` is the tokenizer's, token to id.
+    `quantisation` is in words. `weight_bytes` is what the weights will take once loaded on this device, `token_bytes`
+    what a token of context takes in a row's cache, and `state_bytes` what a row's recurrent states take at any length;
+    both are None if the model has layers of another kind. `vocabulary` is the tokenizer's, token to id.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Header:
     quantisation: str
     weight_bytes: int
     token_bytes: int | None
+    state_bytes: int | None
     vocabulary: dict[str, int]
 
     @property
@@ -75,7 +77,7 @@ def _of_folder(path: Path) -> Header:
         parameters=parameters,
         quantisation=_folder_quantisation(network, config),
         weight_bytes=parameters * FLOAT32 if plain else weights.weight_bytes(network),
-        token_bytes=_token_bytes(network, FLOAT32 if plain else weights.compute_dtype(network).size),
+        **_cache_bytes(network, FLOAT32 if plain else weights.compute_dtype(network).size),
         vocabulary=dict(tokenizer.get_vocab()),
     )
 
@@ -93,7 +95,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Header:
         parameters=parameters,
         quantisation=", ".join(f"{kind} in {count}" for kind, count in kinds.most_common()) + " matrices",
         weight_bytes=parameters * FLOAT32 if plain else sum(sizes[name] * bits[name] for name in sizes) // 8,
-        token_bytes=_token_bytes(checkpoint.network, FLOAT32 if plain else FLOAT32 // 2),
+        **_cache_bytes(checkpoint.network, FLOAT32 if plain else FLOAT32 // 2),
         vocabulary=dict(checkpoint.tokenizer().get_vocab()),
     )
 
@@ -112,11 +114,17 @@ def _folder_quantisation(network: nn.Module, config: dict[str, Any]) -> str:
     return f"none ({str(weights.compute_dtype(network)).removeprefix('mlx.core.')})"
 
 
-def _token_bytes(network: nn.Module, number_bytes: int) -> int | None:
-    """The bytes of a token's keys and values in all layers, of which a lazy forward knows the shapes."""
+def _cache_bytes(network: nn.Module, number_bytes: int) -> dict[str, int | None]:
+    """What a token's keys and values take in all layers, and a row's states: a lazy forward knows their shapes."""
     cache = make_prompt_cache(network)
-    if not all(isinstance(layer, KVCache | RotatingKVCache) for layer in cache):
-        return None
+    layers = list(leaves(cache))
+    if not all(isinstance(layer, KNOWN_LAYERS) for layer in layers):
+        return {"token_bytes": None, "state_bytes": None}
     network(mx.array([[0]]), cache=cache)
-    buffers = [buffer for layer in cache for buffer in (layer.keys, layer.values) if buffer is not None]
-    return sum(buffer.shape[1] * buffer.shape[3] for buffer in buffers) * number_bytes
+    recurrent = [array for layer in layers if isinstance(layer, ArraysCache) for array in layer.cache]
+    attention = [layer for layer in layers if not isinstance(layer, ArraysCache)]
+    buffers = [buffer for layer in attention for buffer in (layer.keys, layer.values) if buffer is not None]
+    return {
+        "token_bytes": sum(buffer.shape[1] * buffer.shape[3] for buffer in buffers) * number_bytes,
+        "state_bytes": sum(array.nbytes for array in recurrent if array is not None),
+    }

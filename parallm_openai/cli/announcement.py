@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 Facts = list[tuple[str, str]]
 
-DRAFTERS = {"ngram": "from the text so far", "none": "none: every step gives each request one token"}
+DRAFTERS = {
+    "suffix": "from the text so far and earlier answers",
+    "none": "none: every step gives each request one token",
+}
 
 
 @dataclass(frozen=True)

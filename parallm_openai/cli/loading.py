@@ -72,18 +72,16 @@ def load_defaults(model: LoadedModel, chosen: RequestDefaults) -> Defaults:
 
 
 def load_draft(settings: ModelSettings, drafting: DraftSettings | None = None) -> DraftSource:
-    """What drafts for the model of the settings. A named model has a drafter of its own, unless told otherwise."""
+    """What drafts for the model of the settings.
+
+    Unless told otherwise, a draft model of its own if it is a named model that has one, and suffixes for any other.
+    """
     drafting = drafting or DraftSettings()
-    if drafting.draft == "ngram":
-        return "ngram"
     path = drafting.draft_model
     if path is None and drafting.draft is None:
         named = default_model() if settings.model is None else NAMED.get(settings.model)
-        if named is not None and named.draft is not None:
-            if named.draft == "ngram":
-                return "ngram"
-            path = str(named.draft)
+        path = str(named.draft) if named is not None and named.draft is not None else None
     if path is None:
-        return None
+        return None if drafting.draft == "none" else "suffix"
     draft = ModelSettings(model=path, revision=drafting.draft_revision, trust_remote_code=settings.trust_remote_code)
     return _loaded(draft, "--draft-revision")

@@ -11,7 +11,7 @@ from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
-from parallm_openai.engine.speculation.ngram import NgramDrafter
+from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.warm_up import warm_up
 from parallm_openai.models.kernels import fast_width, forward_tokens, on_gpu, prefill_tokens
@@ -20,8 +20,8 @@ from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
 
-DraftSource = LoadedModel | Literal["ngram"] | None
-"""What drafts: a draft model, the rows' own n-grams, or nothing."""
+DraftSource = LoadedModel | Literal["suffix"] | None
+"""What drafts: a draft model, what stood in the text and in earlier answers before, or nothing."""
 
 
 def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = None) -> EngineCore:
@@ -58,10 +58,12 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     if draft is None:
         return Drafter()
     if abilities.ragged is None:
-        log.warning("%s cannot speculate (%s); it is served without", model.name, abilities.reason)
+        # Suffixes are the default: nobody may have asked for drafts.
+        level = logging.INFO if draft == "suffix" else logging.WARNING
+        log.log(level, "%s cannot speculate (%s); it is served without", model.name, abilities.reason)
         return Drafter()
-    if draft == "ngram":
-        return NgramDrafter()
+    if draft == "suffix":
+        return SuffixDrafter()
     check_same_tokenizer(model, draft)
     found = probe(draft.model, draft.vocab_size)
     if found.ragged is None:

@@ -10,13 +10,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 
 from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 from parallm_openai.engine.cache.ragged import Ragged, RaggedCache
 from parallm_openai.models.language_model import LanguageModel
-from parallm_openai.models.mixers import States, leaves
+from parallm_openai.models.mixers import KNOWN_LAYERS, States, leaves
 
 
 class UnsupportedModelError(Exception):
@@ -62,8 +62,6 @@ def probe(model: nn.Module, vocab_size: int) -> Capabilities:
         return Capabilities(None, f"served by mlx-lm's batch caches, since {problem}")
     raise UnsupportedModelError(f"this model cannot be served in a batch: {problem}; in mlx-lm's batch caches {found}")
 
-
-KNOWN_LAYERS = (KVCache, RotatingKVCache, ArraysCache)
 
 Pair = tuple[mx.array, mx.array]
 

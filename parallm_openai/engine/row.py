@@ -16,7 +16,7 @@ from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
 if TYPE_CHECKING:
     from parallm_openai.engine.batch import Batch
     from parallm_openai.engine.speculation.draft_length.acceptance_rate import AcceptanceRate
-    from parallm_openai.engine.speculation.ngram import NgramIndex
+    from parallm_openai.engine.speculation.suffix import RowText
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Row:
     # Lengths of its prompt after which recurrent states are kept for later rows.
     keep_at: tuple[int, ...] = ()
     # What drafters know of it.
-    ngrams: NgramIndex | None = None
+    suffixes: RowText | None = None
     acceptance: AcceptanceRate | None = None
     # Prompt tokens that a stored prefix spared it, until its first output has reported them.
     cached_prompt_tokens: int = 0

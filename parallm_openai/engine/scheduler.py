@@ -302,7 +302,8 @@ class Scheduler:
         limits = [self._draft_limit(row, config) for row in rows]
         fixed = None if config.draft_length == "auto" else config.draft_length
         context = max(len(row.tokens) for row in rows) - 1
-        return dict(zip(rows, bucket.draft_length.choose(rows, limits, context, fixed), strict=True))
+        known = [self.drafter.chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        return dict(zip(rows, bucket.draft_length.choose(rows, limits, context, fixed, known), strict=True))
 
     def _draft_limit(self, row: Row, config: EngineConfig) -> int:
         """How many tokens can be drafted for a row: the last one that it may still generate needs no draft."""

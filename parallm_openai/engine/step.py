@@ -279,6 +279,8 @@ class EngineCore:
         verified = verify(self.target, batch, drafts, config.speculative_acceptance)
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         accepted = [each.accepted for each in verified]
+        for row, drafted, agreed in zip(batch.rows, drafts.lengths, accepted, strict=True):
+            self.drafter.learn(row, drafted, agreed)
         draft_length.learn(batch.rows, drafts.lengths, accepted, context, draft_seconds, verify_seconds)
         self._commit_decoded(verified, started, draft_seconds, verify_seconds, drafts.waits + 1)
 
@@ -342,6 +344,8 @@ class EngineCore:
         last = output or Output(row.id)
         self._outputs.append(replace(last, finish_reason=reason, error=error, request_at_fault=row.at_fault))
         self.stats.finished(row, reason)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self.drafter.ended(row, self.config)
 
     def _free(self, row: Row) -> None:
         """A row leaves its batch, or the queue; a prompt that it has computed is stored for others."""

@@ -18,9 +18,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 LINEAR = (nn.Linear, nn.QuantizedLinear)
+# The kinds of layer that a batch can be made of: keys and values, and recurrent states.
+KNOWN_LAYERS = (KVCache, RotatingKVCache, ArraysCache)
 
 States = list[list[mx.array | None]]
 """The state of some rows: for each recurrent layer its arrays `[rows, ...]`, None before the first token."""

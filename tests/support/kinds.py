@@ -14,7 +14,7 @@ from mlx.utils import tree_map
 from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
-from parallm_openai.engine.speculation.ngram import NgramDrafter
+from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from support import families, tiny
 
@@ -57,7 +57,7 @@ DRAFTERS: dict[str, Callable[[Kind], Drafter]] = {
     "fair draft, not waited for": lambda kind: kind.draft_model(0.1, asynchronous=True),
     "hostile draft": lambda kind: kind.draft_model(3.0),
     "dense draft": lambda kind: KINDS["dense"].draft_model(0.1),
-    "ngram": lambda kind: NgramDrafter(),
+    "suffix": lambda kind: SuffixDrafter(),
 }
 
 
@@ -72,13 +72,18 @@ def _built(family: str) -> nn.Module:
 
 @cache
 def _draft(family: str, noise: float) -> nn.Module:
-    def disturbed(weight: mx.array) -> mx.array:
+    return disturbed(_built(family), noise)
+
+
+def disturbed(model: nn.Module, noise: float) -> nn.Module:
+    """The model with noise on its weights."""
+
+    def _disturbed(weight: mx.array) -> mx.array:
         if weight.ndim < 2 or not mx.issubdtype(weight.dtype, mx.floating):
             return weight
         return weight + noise * mx.std(weight) * mx.random.normal(weight.shape)
 
-    built = _built(family)
     mx.random.seed(7)
-    built.update(tree_map(disturbed, built.parameters()))
-    mx.eval(built.parameters())
-    return built
+    model.update(tree_map(_disturbed, model.parameters()))
+    mx.eval(model.parameters())
+    return model

@@ -24,7 +24,7 @@ from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
-from parallm_openai.engine.speculation.ngram import NgramDrafter
+from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.settings import EngineConfig
 
@@ -113,7 +113,7 @@ DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "fair draft": lambda: draft_model(0.2),
     "fair draft, not waited for": lambda: draft_model(0.2, asynchronous=True),
     "hostile draft": lambda: draft_model(3.0),
-    "ngram": NgramDrafter,
+    "suffix": SuffixDrafter,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation.drafts import Drafts
-from parallm_openai.settings import Acceptance
+from parallm_openai.settings import Acceptance, EngineConfig
 
 if TYPE_CHECKING:
     from parallm_openai.engine.runner import ModelRunner
@@ -28,6 +28,13 @@ class Drafter:
         """How many tokens, up to `limit`, it could guess for a row: fewer only if that costs nothing to find out."""
         return limit
 
+    def chances(self, row: Row, count: int) -> Sequence[float] | None:
+        """For each of the next `count` tokens that it would guess for a row, the chance that all up to it are accepted.
+
+        None if how many of the row's guesses were accepted so far says it best.
+        """
+        return None
+
     def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
         """Up to `lengths[i]` tokens to follow the last one of the batch's i-th row.
 
@@ -35,3 +42,9 @@ class Drafter:
         own, and their drafts carry `log_q`.
         """
         return Drafts.none(len(batch.rows))
+
+    def learn(self, row: Row, drafted: int, accepted: int) -> None:
+        """So many of the tokens guessed for a row in this step were accepted; they are not part of it yet."""
+
+    def ended(self, row: Row, config: EngineConfig) -> None:
+        """A row has come to its end."""

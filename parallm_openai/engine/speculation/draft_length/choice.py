@@ -53,15 +53,25 @@ class DraftLength:
     # Before a step
 
     def choose(
-        self, rows: Sequence[DraftedRow], limits: Sequence[int], context: int, fixed: int | None = None
+        self,
+        rows: Sequence[DraftedRow],
+        limits: Sequence[int],
+        context: int,
+        fixed: int | None = None,
+        known: Sequence[Sequence[float] | None] = (),
     ) -> list[int]:
-        """The draft length of each row, at most its limit. `context` is the number of tokens of the longest row."""
+        """The draft length of each row, at most its limit. `context` is the number of tokens of the longest row.
+
+        `known` has the chances of those rows whose drafter can tell (`Drafter.chances`).
+        """
         longest = max(limits, default=0)
         if fixed is None and longest:
             fixed = self.costs.unmeasured(longest)
         if fixed is not None or not longest:
             return [min(fixed or 0, limit) for limit in limits]
-        chances = self.acceptance.chances(rows, limits)
+        guessed = self.acceptance.chances(rows, limits)
+        told = known or [None] * len(guessed)
+        chances = [own if own is not None else guess for own, guess in zip(told, guessed, strict=True)]
         seconds = self.costs.seconds(len(rows), longest, context)
         if best := self._best(self._goodput(chances, seconds)):
             return [self._worth_sampling(each[:best]) for each in chances]
