@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -32,6 +33,13 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Starts further servers, for tests that need settings of their own."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(running_server(**options))
+
+
+@pytest.fixture
+def no_step_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """The engine recovers from a step that failed: outputs alone would not tell."""
+    yield
+    assert [record.message for record in caplog.get_records("call") if record.levelno >= logging.ERROR] == []
 
 
 # Fixtures that start a server, in this process or as one of its own.

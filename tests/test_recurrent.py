@@ -2,87 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support import tiny
-from support.kinds import DRAFTERS, KINDS
-from support.strategies import drawn_requests
+from support.kinds import KINDS
 from support.tiny import Run, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.cache.blocks import BlockHashes
 from parallm_openai.engine.cache.ragged import RaggedCache
 from parallm_openai.engine.cache.states import MOST_KEPT
-from parallm_openai.engine.request import Request, SamplingParams
+from parallm_openai.engine.request import Request
 
 RECURRENT = [kind for kind in KINDS if kind != "dense"]
 
 SYSTEM = [n * n % tiny.VOCAB for n in range(50)]
 
 
-@pytest.fixture(autouse=True)
-def no_step_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The engine would recover from a step that failed, and hide it."""
-    yield
-    assert [record.message for record in caplog.get_records("call") if record.levelno >= logging.ERROR] == []
-
-
-@pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    drawn=drawn_requests,
-    kind=st.sampled_from(RECURRENT),
-    drafter=st.sampled_from(sorted(DRAFTERS)),
-    length=st.sampled_from(["auto", "auto", 1, 3, 6]),
-    batch=st.integers(1, 5),
-    padding_limit=st.sampled_from([0, 20, 10**9]),
-    chunk=st.sampled_from([3, 16, 256]),
-    cancel=st.booleans(),
-    # A system prompt that all share: those that come later find it read.
-    system=st.sampled_from([0, 0, 40]),
-    # Rows are sent back to the queue if the budget is small.
-    budget=st.sampled_from([80, 10**6]),
-    ahead=st.booleans(),
-    # What a further forward costs in tokens: prompts of different lengths are padded to share one if that is much.
-    forward_tokens=st.sampled_from([4, 1000]),
-)
-def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
-    drawn: list[tuple[list[int], SamplingParams, int]],
-    kind: str,
-    drafter: str,
-    length: int | str,
-    batch: int,
-    padding_limit: int,
-    chunk: int,
-    cancel: bool,
-    system: int,
-    budget: int,
-    ahead: bool,
-    forward_tokens: int,
-) -> None:
-    wanted = [Request((*range(system), *prompt), chosen) for prompt, chosen, _ in drawn]
-    engine = KINDS[kind].core(
-        drafter,
-        draft_length=length,
-        eos=[0],
-        padding_limit=padding_limit,
-        max_batch_size=batch,
-        max_batch_tokens=budget,
-        prefill_chunk=chunk,
-        runs_ahead=ahead,
-        forward_tokens=forward_tokens,
-    )
-    if cancel:
-        engine.add(victim := greedy([1, 2, 3], 200))
-        for _ in range(3):
-            engine.step()
-        engine.cancel(victim.id)
-    run = run_all(engine, wanted, [join for _, _, join in drawn])
-    for request in wanted:
-        assert run.tokens[request.id] == reference(request, eos=[0], target=KINDS[kind].model)
+pytestmark = pytest.mark.usefixtures("no_step_fails")
 
 
 @pytest.mark.parametrize("kind", RECURRENT)

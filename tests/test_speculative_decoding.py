@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import tiny
+from support import kinds, tiny
+from support.kinds import KINDS
 from support.strategies import drawn_requests
 from support.tiny import DRAFTERS, Run, draft_model, greedy, reference, run_all, seeded
 
@@ -23,12 +24,15 @@ from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.models.kernels import vector_width
 from parallm_openai.settings import Acceptance
 
+pytestmark = pytest.mark.usefixtures("no_step_fails")
+
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     drawn=drawn_requests,
-    drafter=st.sampled_from(sorted(DRAFTERS)),
+    kind=st.sampled_from(sorted(KINDS)),
+    drafter=st.sampled_from(sorted(kinds.DRAFTERS)),
     length=st.sampled_from(["auto", "auto", 1, 3, 6]),
     batch=st.integers(1, 5),
     padding_limit=st.sampled_from([0, 20, 10**9]),
@@ -36,10 +40,15 @@ from parallm_openai.settings import Acceptance
     cancel=st.booleans(),
     # A system prompt that all share: those that come later find it read.
     system=st.sampled_from([0, 0, 40]),
+    # Rows are sent back to the queue if the budget is small.
+    budget=st.sampled_from([80, 10**6]),
     ahead=st.booleans(),
+    # What a further forward costs in tokens: prompts of different lengths are padded to share one if that is much.
+    forward_tokens=st.sampled_from([4, 1000]),
 )
 def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     drawn: list[tuple[list[int], SamplingParams, int]],
+    kind: str,
     drafter: str,
     length: int | str,
     batch: int,
@@ -47,29 +56,30 @@ def test_any_mix_of_requests_equals_the_slow_single_row_decoder(
     chunk: int,
     cancel: bool,
     system: int,
+    budget: int,
     ahead: bool,
+    forward_tokens: int,
 ) -> None:
     wanted = [Request((*range(system), *prompt), chosen) for prompt, chosen, _ in drawn]
-    engine = tiny.core(
-        DRAFTERS[drafter],
+    engine = KINDS[kind].core(
+        drafter,
         draft_length=length,
         eos=[0],
         padding_limit=padding_limit,
         max_batch_size=batch,
+        max_batch_tokens=budget,
         prefill_chunk=chunk,
         runs_ahead=ahead,
+        forward_tokens=forward_tokens,
     )
     if cancel:
-        victim = greedy([1, 2, 3], 200)
-        engine.add(victim)
-        run = Run(engine)
-        run.tokens[victim.id], run.outputs[victim.id] = [], []
+        engine.add(victim := greedy([1, 2, 3], 200))
         for _ in range(3):
-            run.step()
+            engine.step()
         engine.cancel(victim.id)
     run = run_all(engine, wanted, [join for _, _, join in drawn])
     for request in wanted:
-        assert run.tokens[request.id] == reference(request, eos=[0])
+        assert run.tokens[request.id] == reference(request, eos=[0], target=KINDS[kind].model)
         scored = [entry.token for output in run.outputs[request.id] for entry in output.logprobs]
         stops = [output.stop_token for output in run.outputs[request.id] if output.stop_token is not None]
         assert scored == ([*run.tokens[request.id], *stops] if request.params.logprobs is not None else [])
