@@ -41,6 +41,20 @@ def test_a_draft_that_is_the_target_is_always_accepted(kind: str) -> None:
     assert run.steps < 40 / 4
 
 
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_row_moves_to_another_batch_without_what_was_rejected_of_its_draft(kind: str) -> None:
+    run = Run(KINDS[kind].core("hostile draft", draft_length=5, padding_limit=0))
+    long, *short = [greedy([3] * 40, 40), greedy([1, 2], 40), greedy([5], 60)]
+    run.add(long)
+    for _ in range(6):
+        run.step()
+    for request in short:
+        run.add(request)
+    run.finish()
+    for request in (long, *short):
+        assert run.tokens[request.id] == reference(request, target=KINDS[kind].model)
+
+
 def cached(run: Run, request: Request) -> int:
     return sum(output.cached_prompt_tokens for output in run.outputs[request.id])
 

@@ -47,6 +47,9 @@ class Batch:
         source = row.batch
         assert source is not None
         for role, cache in self.caches.items():
+            # A draft model has read ahead, and what was rejected of that must not come along: of a recurrent state only
+            # the one at this length does.
+            row.computed[role].length = row.certain(role)
             cache.append_row_from(source.caches[role], row.slot, row.computed[role].length)
         source.remove(row)
         self._add(row)
