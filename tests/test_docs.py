@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 from support.processes import ROOT
 
-from parallm_openai import cli
 from parallm_openai.cli import chat, generate, serve
 from parallm_openai.cli.command import options_of_command
 
@@ -22,7 +18,6 @@ PAGES = [
     ROOT / "compat" / "README.md",
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-CALL = re.compile(r"(?:^|[ /])parallm-openai ((?:serve|chat|generate|doctor|bench|models)\b[^|>;&]*)")
 CLI_PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
@@ -46,33 +41,6 @@ def test_links_lead_to_files_and_titles_that_are_there(page: Path) -> None:
 def test_python_in_the_documents_compiles(page: Path) -> None:
     for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         compile(code, str(page), "exec")
-
-
-def commands(page: Path) -> list[list[str]]:
-    """The words of every call of the command in the shell blocks of a document, without the program's own."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    calls = [CALL.search(line) for line in lines]
-    return [shlex.split(call[1], comments=True) for call in calls if call]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_in_the_documents_have_flags_that_there_are(page: Path) -> None:
-    group: Any = typer.main.get_command(cli.app)
-    for words in commands(page):
-        command, arguments = group, words
-        while arguments and arguments[0] in getattr(command, "commands", {}):
-            command, arguments = command.commands[arguments[0]], arguments[1:]
-        if {"-h", "--help", "--version"} & {*arguments}:
-            continue
-        try:
-            command.make_context(words[0], [*arguments])
-        except typer.Exit:
-            pytest.fail(f"{page.name}: {' '.join(words)}")
-
-
-def test_commands_are_found_in_the_documents() -> None:
-    assert len(commands(ROOT / "docs" / "cli.md")) >= 14
 
 
 def test_the_names_of_other_programs_are_those_that_the_settings_have() -> None:
