@@ -282,7 +282,8 @@ class ServerSettings(Settings):
     strict: Annotated[bool, Flag("Server")] = Field(
         False,
         description="Refuse what the server does not know or have room for instead of ignoring it: further fields, "
-        "tools of other types, answers longer than the context.",
+        "tools of other types, answers longer than the context, tools and system messages that the chat template does "
+        "not take.",
     )
     log_level: Annotated[LogLevel, LowerCase, Flag("Server", aliases=("--uvicorn-log-level",))] = Field(
         "info", description="What to log: this level and those above it."

@@ -43,7 +43,7 @@ def no_step_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 # Fixtures that start a server, in this process or as one of its own.
-SERVERS = {"server", "start_server", "serve", "served", "impatient", "keyed"}
+SERVERS = {"server", "start_server", "serve", "served", "impatient", "keyed", "generic", "talkative"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -69,9 +69,8 @@ SPOKEN: dict[str, list[Event]] = {
     "cut in its arguments": [CallStart(0, "get_weather"), CallArguments(0, '{"city": "Ro')],
     "cut before its arguments": [CallStart(0, "get_weather")],
 }
-# These have no way to show a call at all; Kimi's is the version that transformers' sandbox refuses.
-WITHOUT = {"without_tools", "strict"}
-WITHOUT |= {"google-gemma-2-2b-it", "microsoft-Phi-3.5-mini-instruct", "HuggingFaceTB-SmolLM3-3B", "Kimi-K2-Thinking"}
+# Kimi's is the version that transformers' sandbox refuses; Command R+'s cannot do without tools of its own.
+WITHOUT = {"Kimi-K2-Thinking", "CohereForAI-c4ai-command-r-plus-tool_use"}
 
 
 @pytest.mark.parametrize("name", [each for name, each in zip(NAMES, EACH, strict=True) if name not in WITHOUT])
@@ -164,7 +163,8 @@ STRICT = """
 
 
 def test_what_a_template_refuses_is_a_400_in_its_own_words(start_server: Callable[..., RunningServer]) -> None:
-    server = start_server(model=with_template(STRICT))
+    # A strict server does not move instructions to the user's messages.
+    server = start_server(model=with_template(STRICT), settings=ServerSettings(strict=True, graceful_timeout=2))
     ruled = [{"role": "system", "content": "RULES"}, QUESTION]
     words = "This model knows no system messages!"
     for path, more in (("", {}), ("", {"stream": True}), ("", {"n": 2}), ("/render", {})):

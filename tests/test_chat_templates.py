@@ -30,6 +30,8 @@ WEATHER = function(
     description="The weather",
     parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 )
+# Names a format, so that these templates show calls in their own form, which no reader knows.
+OWN_FORM = "hermes"
 BARE = [function("bare"), function("barer", parameters={}), function("barest", parameters={"type": "object"})]
 ROME = '{"city": "Rome"}'
 OWN = "call_0123456789abcdef01234567"
@@ -122,27 +124,20 @@ ODD = [
 ODD += ['"{\\"city\\": \\"Rome\\"}"', '{"city": "\\ud83d', '{"city": "\\ud83d"}', "[" * 5000, "9" * 5000, "{"]
 CALLS |= {f"arguments {text[:40]}": arguments(text) for text in ODD}
 
-# Names of templates that never show a call, and those that forbid one.
-CALLS_NOTHING = {"HuggingFaceTB-SmolLM3-3B", "LFM2-8B-A1B", "microsoft-Phi-3.5-mini-instruct", "google-gemma-2-2b-it"}
-CALLS_NOTHING |= {"without_tools", "strict"}
+# Names of templates that list tools, but never show a call.
+CALLS_NOTHING = {"LFM2-8B-A1B"}
 MISTRAL = {name for name in NAMES if "istral" in name}
 ALTERNATE = "roles must alternate"
 
 
 def refusal(name: str, conversation: str) -> str | None:
     """Why this template does not take that conversation, in its own words."""
-    if name == "strict":
-        if conversation in ("system", "developer", "two systems"):
-            return "System messages are not supported"
-        if conversation in CALLS or conversation in ("two questions", "an answer first"):
-            return "must take turns"
+    if name == "strict" and conversation in ("two questions", "an answer first"):
+        return "must take turns"
     if name == "mistral" and conversation in ("two questions", "an answer first", "two systems"):
         return "must take turns"
-    if name == "google-gemma-2-2b-it":
-        if conversation in ("system", "developer", "two systems"):
-            return "System role not supported"
-        if conversation in CALLS or conversation in ("two questions", "an answer first"):
-            return ALTERNATE
+    if name == "google-gemma-2-2b-it" and conversation in ("two questions", "an answer first"):
+        return ALTERNATE
     if name == "Kimi-K2-Thinking" and conversation in CALLS:
         # This version appends to a list, which transformers' sandbox forbids; Kimi's own, as below, does not.
         return "'append' of 'list' object is unsafe"
@@ -296,7 +291,7 @@ def test_a_developer_is_one_only_where_the_template_knows_the_role() -> None:
 @pytest.mark.parametrize("name", [published("CohereForAI-c4ai-command-r-plus-tool_use"), "only tools"])
 def test_what_a_template_takes_does_not_hang_on_the_first_conversation_that_it_sees(name: str) -> None:
     described = function("f", parameters={"properties": {"city": {"type": "string"}}})
-    tokenizer = tokenizer_with(ONLY_TOOLS if name == "only tools" else source(name))
+    tokenizer = tokenizer_with(ONLY_TOOLS if name == "only tools" else source(name), OWN_FORM)
     with pytest.raises(TemplateError):
         tokenizer.render([user()])
     assert tokenizer.render([user()], tools=[described])
@@ -325,7 +320,7 @@ KIMI = (
 
 @pytest.mark.parametrize("template", [TEXT, BARE_TEXT])
 def test_a_template_that_wants_text_gets_arguments_as_the_client_wrote_them(template: str) -> None:
-    tokenizer = tokenizer_with(template)
+    tokenizer = tokenizer_with(template, OWN_FORM)
     for text in ('{"city":  "Rome"}', '{"city": "Ro', "[1]", "Rome"):
         assert f"<get_weather|{text}>" in tokenizer.render(arguments(text))
     for text in ("", "null", "[]"):
@@ -333,7 +328,7 @@ def test_a_template_that_wants_text_gets_arguments_as_the_client_wrote_them(temp
 
 
 def test_a_template_that_wants_objects_gets_one_whatever_was_written() -> None:
-    tokenizer = tokenizer_with(ITEMS)
+    tokenizer = tokenizer_with(ITEMS, OWN_FORM)
     wanted = {
         ROME: "|city=Rome",
         '{"city": "Ro': "|city=Ro",
@@ -357,7 +352,7 @@ def test_a_renderer_of_mlx_lm_gets_the_json_that_it_reads() -> None:
 
 def test_a_form_that_the_first_conversations_did_not_show_is_tried_before_a_refusal() -> None:
     later = "{{ c.function.arguments | tojson if messages | length < 5 else 'text: ' + c.function.arguments }}"
-    tokenizer = tokenizer_with(LOOP + CALL("CALL", later) + END)
+    tokenizer = tokenizer_with(LOOP + CALL("CALL", later) + END, OWN_FORM)
     assert tokenizer.template.traits(False).objects
     assert f"text: {ROME}" in tokenizer.render([*arguments(ROME), said(), user()])
 
@@ -404,7 +399,7 @@ def test_a_model_without_a_template_is_a_refusal() -> None:
 
 
 def test_of_several_templates_the_one_for_tools_is_found_out_by_itself() -> None:
-    tokenizer = tokenizer_with({"default": ITEMS, "tool_use": TEXT})
+    tokenizer = tokenizer_with({"default": ITEMS, "tool_use": TEXT}, OWN_FORM)
     assert "<get_weather|city=Rome>" in tokenizer.render(arguments(ROME))
     assert f"<get_weather|{ROME}>" in tokenizer.render(arguments(ROME), tools=[WEATHER])
     quoted = tokenizer_with({"default": "x", "tool_use": 'ipython "parameters" tools'})

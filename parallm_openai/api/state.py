@@ -51,7 +51,9 @@ class AppState:
 
     @classmethod
     def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings, defaults: Defaults) -> AppState:
-        tokenizer = Tokenizer(model.tokenizer, model.vocab_size, settings.tool_call_parser)
+        tokenizer = Tokenizer(
+            model.tokenizer, model.vocab_size, settings.tool_call_parser, generic_tools=not settings.strict
+        )
         grammars = tokenizer.grammars(model.eos_token_ids)
         workers = Threads(grammars, settings.template_timeout)
         preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers, defaults)

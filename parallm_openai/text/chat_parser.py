@@ -22,12 +22,18 @@ _TAG = regex.compile(r"<[^<>]+>")
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a model writes its thoughts, the frame around its answers, and its tool calls; found in its chat template."""
+    """How a model writes its thoughts, the frame around its answers, and its tool calls; found in its chat template.
+
+    With `generic_tools` the template has no form of calls, so that the server tells the model of `tools`. If there are
+    no tools at all, `why_no_tools` says why.
+    """
 
     thinking: Marks | None = None
     tools: ToolFormat | None = None
     harmony: bool = False
     frame: Marks | None = None
+    generic_tools: bool = False
+    why_no_tools: str = ""
 
     @property
     def marks(self) -> tuple[str, ...]:

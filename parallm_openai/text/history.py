@@ -11,6 +11,7 @@ from typing import Any
 import pydantic_core
 
 from parallm_openai.text.call_ids import OPENAI, CallIdForm, Message, rename_calls
+from parallm_openai.text.tools.generic import as_text, instructions, with_instructions
 from parallm_openai.text.tools.plain import without_nulls
 
 # Names that clients and servers have for the thoughts of an answer. Each template reads one of them.
@@ -27,7 +28,8 @@ class TemplateTraits:
     `ids` is the form of call ids. The template takes arguments of calls as objects if `objects`, else as JSON text;
     with `any_text` it shows text that is no JSON as it is. It shows all calls of a message if `parallel`, and takes
     content and thoughts beside a call if `apart`. It knows the role `developer`. It shows instructions between other
-    messages if `late_system`. It reads the description of every parameter if `properties`.
+    messages if `late_system`, and at the beginning if `system`. It reads the description of every parameter if
+    `properties`. Unless it lists `tools`, they are described in the instructions, and calls and results are text.
     """
 
     ids: CallIdForm = OPENAI
@@ -37,15 +39,22 @@ class TemplateTraits:
     apart: bool = True
     developer: bool = False
     late_system: bool = True
+    system: bool = True
     properties: bool = False
+    tools: bool = True
 
 
-def adapted(messages: Sequence[Message], traits: TemplateTraits) -> list[Message]:
-    """A copy of the messages in the form that this template takes."""
+def adapted(
+    messages: Sequence[Message], traits: TemplateTraits, tools: Sequence[Mapping[str, Any]] = ()
+) -> list[Message]:
+    """A copy of the messages in the form that this template takes, with the `tools` unless the template lists them."""
     shaped = [_message(message, traits) for message in messages]
-    if not traits.late_system:
-        shaped = list(_instructions_first(shaped))
     rename_calls(shaped, traits.ids)
+    if not traits.tools:
+        shaped = list(as_text(shaped))
+        if tools:
+            shaped = with_instructions(shaped, instructions(described(tools, traits)))
+    shaped = list(_as_users(shaped, traits))
     return shaped if traits.parallel else list(_one_call_each(shaped))
 
 
@@ -149,21 +158,26 @@ def _begun(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _instructions_first(messages: Sequence[Message]) -> Iterable[Message]:
-    """The same conversation with later instructions as the user's, in one message with what the user says beside."""
+def _as_users(messages: Sequence[Message], traits: TemplateTraits) -> Iterable[Message]:
+    """The same conversation with what the template takes from no other role as the user's.
+
+    It stands in one message with what the user says beside it, since some templates want roles that take turns.
+    """
     asked: Message | None = None
-    begun = joins = False
+    begun, joins = not traits.system, False
     for message in messages:
-        late = begun and message["role"] == "system"
-        begun = begun or message["role"] != "system"
-        if asked is not None and (late or (joins and message["role"] == "user")):
+        role = message["role"]
+        moved = (role == "system" and begun and not traits.late_system) or (role == "tool" and not traits.tools)
+        begun = begun or role != "system"
+        if asked is not None and (moved or (joins and role == "user")):
             asked["content"] = f"{asked['content']}\n\n{message['content']}"
+            joins = True
             continue
         if asked is not None:
             yield asked
             asked = None
-        joins = late
-        if late or message["role"] == "user":
+        joins = moved
+        if moved or role == "user":
             asked = {**message, "role": "user"}
         else:
             yield message

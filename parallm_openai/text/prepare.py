@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,8 +26,14 @@ from parallm_openai.text.tokenizer import Tokenizer
 from parallm_openai.text.tools.use import ToolUse, tool_use
 from parallm_openai.text.workers import Workers
 
+log = logging.getLogger(__name__)
+
 # A model and a server that say nothing.
 NO_DEFAULTS = Defaults()
+_GENERIC_TOOLS = (
+    "The chat template has no form of tool calls that the server reads, so that it describes tools in the instructions "
+    "and takes calls as JSON in <tool_call> tags. --tool-call-parser names another form."
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Preparer:
         self._workers = workers
         self._grammars = RequestedGrammars(tokenizer, grammars, workers, tuple(sorted(eos_ids)))
         self._prompts = PromptTokens(tokenizer, limits)
+        self._told_of_generic_tools = False
 
     async def chat(self, description: ChatDescription) -> Prepared:
         """A conversation, with its tools, its answer's format and its thoughts."""
@@ -168,6 +176,9 @@ class Preparer:
         return await self._workers.tokenize(len(known), partial(self._tokenizer.decode, known))
 
     async def _rendered(self, description: ChatDescription, use: ToolUse) -> RenderedPrompt:
+        if use.listed and self._tokenizer.chat_format.generic_tools and not self._told_of_generic_tools:
+            self._told_of_generic_tools = True
+            log.info(_GENERIC_TOOLS)
         variables = self._defaults.template_variables
         return await render_prompt(self._tokenizer, self._workers, description, use, variables)
 

@@ -33,13 +33,15 @@ class TemplateError(ValueError):
 class ChatTemplate:
     """Renders OpenAI-style conversations. May be used from any thread.
 
-    `family` is the name of the format in which the model writes tool calls.
+    `family` is the name of the format in which the model writes tool calls. If it is `generic`, the template has no
+    part in that: tools, calls and results are text (`tools/generic.py`).
     """
 
-    def __init__(self, wrapper: TokenizerWrapper, family: str | None = None) -> None:
+    def __init__(self, wrapper: TokenizerWrapper, family: str | None = None, *, generic: bool = False) -> None:
         self._wrapper = wrapper
         self._hf = wrapper._tokenizer
         self._family = family
+        self._generic = generic
         self._traits: dict[bool, TemplateTraits] = {}
 
     @property
@@ -75,7 +77,7 @@ class ChatTemplate:
         try:
             return self._in_some_form(messages, tools, continue_final, variables)
         except TemplateError:
-            if not tools or (simple := plainer(tools)) == list(tools):
+            if self._generic or not tools or (simple := plainer(tools)) == list(tools):
                 raise
             try:
                 return self._in_some_form(messages, simple, continue_final, variables)
@@ -94,7 +96,8 @@ class ChatTemplate:
         try:
             return self._render(messages, traits, tools, continue_final, variables)
         except TemplateError:
-            if not any(message.get("tool_calls") or message.get("function_call") for message in messages):
+            called = any(message.get("tool_calls") or message.get("function_call") for message in messages)
+            if self._generic or not called:
                 raise
             # The form of arguments was found with a short conversation, for which this template may behave otherwise.
             other = replace(traits, objects=not traits.objects)
@@ -116,8 +119,8 @@ class ChatTemplate:
         template = self._hf if self._hf.chat_template is not None else self._wrapper
         try:
             text = template.apply_chat_template(
-                adapted(messages, traits),
-                tools=described(tools, traits) if tools else None,
+                adapted(messages, traits, tools or ()),
+                tools=described(tools, traits) if tools and traits.tools else None,
                 tokenize=False,
                 add_generation_prompt=not continue_final,
                 continue_final_message=continue_final,
@@ -132,16 +135,22 @@ class ChatTemplate:
         """The form in which the template wants conversations, found by rendering a few when it is first needed."""
         # A model with several templates has one of its own for tools.
         several = isinstance(self._hf.chat_template, dict)
-        key = with_tools and several
+        key = with_tools and several and not self._generic
         if key not in self._traits:
-            tried = ([_TOOL],) if key else (None,) if several else ([_TOOL], None)
+            tried: tuple[Tools | None, ...] = ([_TOOL],) if key else (None,) if several else ([_TOOL], None)
+            if self._generic:
+                tried = ()
             found = (self._found_out(tools) for tools in tried)
             self._traits[key] = next((traits for traits in found if traits is not None), self._unknown())
         return self._traits[key]
 
     def _unknown(self) -> TemplateTraits:
         """The traits assumed for a template that shows no calls."""
-        return TemplateTraits(ids=self._id_forms()[0], developer=self._knows_developers(), late_system=self._shows_late)
+        traits = TemplateTraits(
+            ids=self._id_forms()[0], developer=self._knows_developers(), late_system=self._shows_late
+        )
+        # Text keeps arguments as they were written.
+        return replace(traits, tools=False, objects=False, system=self._shows_first) if self._generic else traits
 
     def _shown(self, messages: Sequence[Message], traits: TemplateTraits, tools: Tools | None) -> str:
         try:
@@ -178,6 +187,11 @@ class ChatTemplate:
         if "developer" not in template_text(self._hf):
             return False
         return _SECRET in self._shown(_DEVELOPED, TemplateTraits(developer=True), None)
+
+    @cached_property
+    def _shows_first(self) -> bool:
+        """Whether the template shows instructions at the beginning."""
+        return _SECRET in self._shown([_LATER, _QUESTION], TemplateTraits(), None)
 
     @cached_property
     def _shows_late(self) -> bool:

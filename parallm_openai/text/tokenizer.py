@@ -32,13 +32,20 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """Encodes, renders and names tokens. Thread-safe for reading, as the tokenizers library is."""
+    """Encodes, renders and names tokens. Thread-safe for reading, as the tokenizers library is.
 
-    def __init__(self, wrapper: TokenizerWrapper, vocab_size: int, tool_format: str = "auto") -> None:
+    If the chat template has no form of tool calls that can be read, one is used that needs no template, unless it is
+    not to be `generic_tools`.
+    """
+
+    def __init__(
+        self, wrapper: TokenizerWrapper, vocab_size: int, tool_format: str = "auto", *, generic_tools: bool = True
+    ) -> None:
         self.wrapper = wrapper
         self.vocab_size = vocab_size
         self._hf = wrapper._tokenizer
         self._tool_format = tool_format
+        self._generic_tools = generic_tools
         try:
             self._bytes: TokenBytes | None = TokenBytes(self._hf)
         except ValueError:
@@ -98,7 +105,22 @@ class Tokenizer:
             return ChatFormat(harmony=True)
         auto = self._tool_format == "auto"
         tools = detect(text, self._vocabulary) if auto else FORMATS[self._tool_format]
-        return ChatFormat(self._thinking_marks(text), tools, frame=answer_marks(text, self._past_answer))
+        generic = tools is None and bool(text) and self._generic_tools
+        return ChatFormat(
+            self._thinking_marks(text),
+            FORMATS["hermes"] if generic else tools,
+            frame=answer_marks(text, self._past_answer),
+            generic_tools=generic,
+            why_no_tools=self._why_no_tools(text) if tools is None and not generic else "",
+        )
+
+    def _why_no_tools(self, template: str) -> str:
+        if not self.wrapper.has_chat_template:
+            return "this model has no chat template"
+        if not template:
+            # A renderer of mlx-lm, whose source says nothing.
+            return "the server cannot tell how this model calls tools; --tool-call-parser names a format"
+        return "this model's chat template has no way to call tools, and with --strict the server adds none"
 
     def _past_answer(self) -> str:
         """What the chat template makes of an answer in the middle of a conversation."""
@@ -185,8 +207,9 @@ class Tokenizer:
 
     @cached_property
     def template(self) -> ChatTemplate:
-        tools = self.chat_format.tools
-        return ChatTemplate(self.wrapper, tools.name if tools is not None else None)
+        format = self.chat_format
+        family = format.tools.name if format.tools is not None else None
+        return ChatTemplate(self.wrapper, family, generic=format.generic_tools)
 
     def call_ids(self, conversation: Iterable[Mapping[str, Any]]) -> CallIds:
         """Makes ids for the calls of an answer to this conversation."""

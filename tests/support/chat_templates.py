@@ -42,8 +42,8 @@ def wrapper_with(template: str | dict[str, str] | None) -> TokenizerWrapper:
     return TokenizerWrapper(tokenizer)
 
 
-def tokenizer_with(template: str | dict[str, str]) -> Tokenizer:
-    return Tokenizer(wrapper_with(template), demo_target().vocab_size)
+def tokenizer_with(template: str | dict[str, str], tool_format: str = "auto") -> Tokenizer:
+    return Tokenizer(wrapper_with(template), demo_target().vocab_size, tool_format)
 
 
 def source(name: str) -> str:

@@ -63,7 +63,7 @@ def tool_use(description: ChatDescription, format: ChatFormat) -> ToolUse:
     if not shown or choice.mode == "none":
         return ToolUse()
     if not format.calls_tools:
-        raise unsupported("tools", "cannot be used: this model's chat template has no way to call tools")
+        raise unsupported("tools", f"cannot be used: {format.why_no_tools}")
     callable = tuple(tool for tool in shown if choice.names is None or tool["function"]["name"] in choice.names)
     many = description.parallel_tool_calls and choice.mode != "named"
     return ToolUse(shown, callable, required, many, description.described)
