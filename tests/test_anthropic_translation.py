@@ -262,6 +262,14 @@ def test_a_deferred_tool_waits_until_a_result_refers_to_it() -> None:
     assert ignored == ""
 
 
+def test_a_tool_that_many_results_refer_to_is_defined_once() -> None:
+    twice = [*searched(FOUND, FOUND), *searched(FOUND)]
+    messages = translated(messages=twice, tools=[TOOL, LATE])[0].messages
+    first, second = [str(each["content"]).split("\n") for each in messages if each["role"] == "tool"]
+    assert ["Zählt" in line for line in first] == [True, False]
+    assert [first[1], *second] == ["set_timer", "set_timer"]
+
+
 def test_a_search_that_the_server_cannot_run_defers_nothing() -> None:
     search = {"type": "tool_search_tool_regex_20251119", "name": "tool_search_tool_regex"}
     description, ignored = translated(tools=[search, TOOL, LATE])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
@@ -28,8 +28,8 @@ class Block(Body):
         """What it says to the model; nothing, unless its kind overrides this."""
         return ()
 
-    def resolved(self, definitions: Mapping[str, str]) -> Block:
-        """The block with definitions in the place of references to tools."""
+    def resolved(self, definitions: dict[str, str]) -> Block:
+        """The block with definitions in the place of references to tools. Each is taken out, and so stands once."""
         return self
 
     def fault(self, where: str) -> ApiError | None:
@@ -107,8 +107,9 @@ class ToolReference(Block):
     type: Literal["tool_reference"]
     tool_name: str
 
-    def resolved(self, definitions: Mapping[str, str]) -> Block:
-        return Text(type="text", text=definitions.get(self.tool_name, self.tool_name))
+    def resolved(self, definitions: dict[str, str]) -> Block:
+        # With its definition in each place, a small request would make a prompt of any size.
+        return Text(type="text", text=definitions.pop(self.tool_name, self.tool_name))
 
 
 class ToolResult(Block):
@@ -117,7 +118,7 @@ class ToolResult(Block):
     content: Content | None = None
     is_error: bool | None = None
 
-    def resolved(self, definitions: Mapping[str, str]) -> Block:
+    def resolved(self, definitions: dict[str, str]) -> Block:
         if self.content is None or isinstance(self.content, str):
             return self
         return self.model_copy(update={"content": [block.resolved(definitions) for block in self.content]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -68,7 +68,7 @@ def message_names(body: CountTokensRequest) -> FieldNames:
     return FieldNames(names | places, flat_tools=True, parameters="input_schema")
 
 
-def _statements(body: CountTokensRequest, definitions: Mapping[str, str]) -> Iterator[Statement]:
+def _statements(body: CountTokensRequest, definitions: dict[str, str]) -> Iterator[Statement]:
     if system := _instructions(body):
         yield Said("system", system)
     for message in body.messages:
@@ -82,10 +82,11 @@ def _instructions(body: CountTokensRequest) -> str:
     return text_of([block for block in content if not text_of([block]).startswith(BILLING)])
 
 
-def _said(message: Message, definitions: Mapping[str, str]) -> Iterator[Statement]:
+def _said(message: Message, definitions: dict[str, str]) -> Iterator[Statement]:
     """What a message says, the results of calls first. Texts that stand together are one.
 
-    A reference to a tool says its definition: unlike one in the list of tools, it leaves what is cached as it is.
+    The first reference to a tool says its definition: unlike one in the list of tools, it leaves what is cached as it
+    is. Later ones say its name.
     """
     if isinstance(message.content, str):
         yield Said(message.role, message.content)
