@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ def tool_use(description: ChatDescription, format: ChatFormat) -> ToolUse:
     if len(set(names)) < len(names):
         raise RequestError("The names of '{}' must differ.", Field("tools"), field="tools")
     choice = description.tool_choice
-    _check_names(choice.names or (), names)
+    _check_names(choice.names or (), frozenset(names))
     required = choice.mode in ("required", "named")
     if not shown and required:
         raise RequestError("'{}' needs '{}'.", Field("tool_choice"), Field("tools"), field="tool_choice")
@@ -64,12 +64,14 @@ def tool_use(description: ChatDescription, format: ChatFormat) -> ToolUse:
         return ToolUse()
     if not format.calls_tools:
         raise unsupported("tools", f"cannot be used: {format.why_no_tools}")
-    callable = tuple(tool for tool in shown if choice.names is None or tool["function"]["name"] in choice.names)
+    # As many names as a client likes: a tuple would be read to its end for each tool.
+    allowed = frozenset(names if choice.names is None else choice.names)
+    callable = tuple(tool for tool in shown if tool["function"]["name"] in allowed)
     many = description.parallel_tool_calls and choice.mode != "named"
     return ToolUse(shown, callable, required, many, description.described)
 
 
-def _check_names(chosen: Sequence[str], names: Sequence[str]) -> None:
+def _check_names(chosen: Sequence[str], names: Collection[str]) -> None:
     unknown = [name for name in chosen if name not in names]
     if unknown:
         sentence = "'{}' names '{}', which is not among the {}."
