@@ -84,6 +84,9 @@ def test_parameters_can_be_set(server: RunningServer) -> None:
         ("/save", "/save takes the name of a file"),
         ("/save /no/such/folder/chat.json", "/no/such/folder/chat.json: No such file"),
         ("/load /no/such/chat.json", "/no/such/chat.json: No such file"),
+        ("/save ~nobody-of-that-name/chat.json", "~nobody-of-that-name/chat.json: Could not determine home directory"),
+        ("/load ~nobody-of-that-name/chat.json", "~nobody-of-that-name/chat.json: Could not determine home directory"),
+        ("/save chat\0.json", "the name has a null character"),
         ("/load", "Is a directory"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -143,21 +144,35 @@ class Chat:
             complain("/save takes the name of a file")
             return
         content = {"model": self.source.name, "system": self.system, "messages": self.history}
+        # Half of a surrogate pair, which a terminal may send, becomes an escape of JSON.
+        text = json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace")
         try:
-            Path(file).expanduser().write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", "utf-8")
+            _path(file).write_bytes(text + b"\n")
             typer.secho(f"Saved to {file}.", dim=True)
         except OSError as error:
             complain(f"{file}: {error.strerror or error}")
 
     def _load(self, file: str) -> None:
         try:
-            content = json.loads(Path(file).expanduser().read_text("utf-8"))
+            content = json.loads(_path(file).read_text("utf-8"))
             self.system, self.history = _conversation(content)
             typer.secho(f"Loaded {len(self.history)} messages from {file}.", dim=True)
         except OSError as error:
             complain(f"{file or '/load'}: {error.strerror or error}")
         except (ValueError, KeyError, TypeError, RecursionError):
             complain(f"{file} is no conversation that /save has written")
+
+
+def _path(file: str) -> Path:
+    """The path that a user has entered. Raises OSError if there can be none."""
+    try:
+        path = Path(file).expanduser()
+        os.fsencode(path)
+    except (RuntimeError, ValueError) as error:
+        raise OSError(str(error)) from error
+    if "\0" in file:
+        raise OSError("the name has a null character")
+    return path
 
 
 def _conversation(content: dict[str, Any]) -> tuple[str | None, list[Message]]:
