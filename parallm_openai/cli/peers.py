@@ -83,8 +83,8 @@ NO_EQUAL = {
     "--cache-type-k": "caches have the types of the model",
     "-ctv": "caches have the types of the model",
     "--cache-type-v": "caches have the types of the model",
-    "--embedding": "embeddings are not served",
-    "--embeddings": "embeddings are not served",
+    "--embedding": "an embedding model is served for embeddings as it is",
+    "--embeddings": "an embedding model is served for embeddings as it is",
     "--mmproj": "images are not read",
     "-v": "--log-level debug logs more",
 }
