@@ -33,11 +33,20 @@ def check_origin(pattern: str) -> str:
     return as_browsers_write(pattern)
 
 
+# First parts of the server's own paths.
+OWN_PATHS = frozenset(
+    "api chat completions detokenize docs embeddings health messages metrics models openapi.json page ping responses "
+    "tokenize tokenizer_info v1 version".split()
+)
+
+
 def check_root_path(path: str) -> str:
     """A path as `--root-path` takes it, without a slash at its end. Raises ValueError."""
     path = path.rstrip("/")
     if path and not _ROOT_PATH.fullmatch(path):
         raise ValueError(f"{path!r} is no path such as /llm (a slash, then letters, digits and ._~-)")
+    if path.removeprefix("/") in OWN_PATHS:
+        raise ValueError(f"{path!r} is where the server has routes of its own: it must be another path, such as /llm")
     return path
 
 

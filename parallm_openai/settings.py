@@ -188,7 +188,7 @@ class SpeculationConfig(Settings):
     suffix_store_tokens: Annotated[int, Flag("Speculation")] = Field(
         65_536,
         ge=0,
-        le=16_777_216,
+        le=1_048_576,
         description="Tokens of earlier answers that suffix drafts may copy from, apart for each API key and cache "
         "salt; 0 keeps none.",
     )

@@ -63,3 +63,17 @@ def test_a_client_of_anthropics_gets_models_in_its_own_shape(server: RunningServ
     assert set(listed) == {"data", "has_more", "first_id", "last_id"}
     assert listed["data"][0]["type"] == "model"
     assert listed["data"][0]["max_input_tokens"] == server.engine.context_length
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/models/", "/health//", "/docs/"])
+def test_a_slash_at_the_end_changes_nothing(server: RunningServer, path: str) -> None:
+    """A redirect would lead clients away from behind a proxy's path, and their keys with them."""
+    with server.client as client:
+        answer, plain = client.get(path), client.get(path.rstrip("/"))
+    assert (answer.status_code, answer.content) == (200, plain.content)
+
+
+def test_a_request_with_a_slash_at_the_end_is_answered(server: RunningServer) -> None:
+    with server.client as client:
+        answer = client.post("/v1/completions/", json={"prompt": "Hi", "temperature": 0, "max_tokens": 4})
+    assert answer.status_code == 200

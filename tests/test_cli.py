@@ -101,6 +101,7 @@ def test_every_setting_of_the_engine_is_a_flag_with_the_same_default() -> None:
         (["--revision", "main"], 2, "--revision: demo does not come from the hub"),
         (["--context-length", "10000"], 2, "--context-length: parallm-demo was made for 8192 tokens, not 10000"),
         (["--root-path", "llm"], 2, "--root-path: 'llm' is no path such as /llm"),
+        (["--api-prefix", "/v1"], 2, "--api-prefix: '/v1' is where the server has routes of its own"),
         (["--ssl-keyfile", "key.pem"], 2, "--ssl-keyfile: needs --ssl-certfile"),
         (["--ssl-cert-reqs", "3"], 2, "--ssl-cert-reqs: must be a whole number from 0 to 2, not '3'"),
         (["--ssl-certfile", "/no/such.pem"], 1, "--ssl-certfile: /no/such.pem: No such file or directory"),

@@ -141,6 +141,12 @@ def test_a_message_that_does_not_fit_is_refused_and_not_kept(server: RunningServ
     ("arguments", "status", "said"),
     [
         (["--url", "http://127.0.0.1:9"], 1, "http://127.0.0.1:9 does not answer"),
+        (["--url", "http://[::1"], 1, "http://[::1 is no URL"),
+        (
+            ["--url", "http://127.0.0.1:9", "--api-key", "k\u00e9"],
+            1,
+            "the API key has characters that no header can have",
+        ),
         (["--url", "127.0.0.1:8080"], 2, "--url: must begin with http:// or https://"),
         (["--api-key", "key"], 2, "--api-key: needs --url"),
         (["--temperature", "3"], 2, "--temperature: must be a number from 0 to 2"),

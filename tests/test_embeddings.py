@@ -388,6 +388,19 @@ async def test_what_a_cancelled_request_wanted_is_not_computed(engine: AsyncEngi
     assert embedder.forwards in ([[8], [3]], [[8], [6], [3]])
 
 
+async def test_requests_take_turns(engine: AsyncEngine, model: LoadedModel) -> None:
+    embedder = Recorded(model, chunk=8)
+    queue = EmbeddingQueue(engine, embedder)
+    many = asyncio.ensure_future(queue.embed([row(8)] * 20))
+    await asyncio.sleep(0)
+    short = asyncio.ensure_future(queue.embed([row(3)]))
+    await asyncio.sleep(0)
+    embedder.go.set()
+    await short
+    assert [3] in embedder.forwards[:3]
+    await many
+
+
 async def test_a_failure_ends_only_the_request_that_caused_it(engine: AsyncEngine, model: LoadedModel) -> None:
     embedder = Recorded(model, chunk=24)
     queue = EmbeddingQueue(engine, embedder)

@@ -177,7 +177,10 @@ def test_only_a_whole_part_of_a_path_is_the_prefix(behind_proxy: RunningServer) 
         client.headers["Authorization"] = "Bearer key"
         assert client.get("/llmv1/models").status_code == 404
         assert client.get("/llm/llm/v1/models").status_code == 404
-        assert "<html" in client.get("/llm").text
+        # The page's links are relative.
+        moved = client.get("/llm")
+        assert (moved.status_code, moved.headers["location"]) == (308, "/llm/")
+        assert "<html" in client.get("/llm/").text
 
 
 # What is said

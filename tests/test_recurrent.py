@@ -123,3 +123,18 @@ def test_states_count_in_the_budget_of_the_prefix_cache() -> None:
     cache = stored.prefix.rows["target"].cache
     assert isinstance(cache, RaggedCache)
     assert prefixes.size == len(stored.prefix.tokens) + cache.state_tokens > len(stored.prefix.tokens)
+
+
+def test_a_recurrent_draft_of_a_dense_target_knows_the_chat_so_far() -> None:
+    dense, draft = KINDS["dense"], KINDS["linear attention"].draft_model(0.1)
+    engine = tiny.core(lambda: draft, target=dense.model, ragged=dense.ragged, draft_length=3)
+    run = Run(engine)
+    first = ended(run, greedy(SYSTEM, 12))
+    for prompt in (SYSTEM, [*SYSTEM, *run.tokens[first.id], 4, 5]):
+        run.add(request := greedy(prompt, 12))
+        run.step()
+        [row] = engine.rows.values()
+        assert row.computed["draft"].start == 0, "the draft model has begun anew without its context"
+        run.finish()
+        assert cached(run, request) >= len(SYSTEM) - 1
+        assert run.tokens[request.id] == reference(request, target=dense.model)

@@ -141,6 +141,14 @@ def test_without_a_store_no_answer_is_kept() -> None:
     assert run.accepted(again) == run.accepted(first)
 
 
+def test_a_smaller_store_holds_from_the_next_step_on() -> None:
+    run = Run(tiny.core(SuffixDrafter, draft_length=6))
+    first = asked(run, greedy([1, 2, 3], 60))
+    run.core.config = run.core.config.model_copy(update={"suffix_store_tokens": 0})
+    again = asked(run, greedy([1, 2, 3], 60))
+    assert run.accepted(again) == run.accepted(first)
+
+
 def test_no_answer_goes_on_into_the_next_one() -> None:
     answers = Answers()
     for answer in ([1, 2, 3], [4, 5, 6], [7, 8, 2, 3]):

@@ -97,6 +97,8 @@ def create_app(
         # FastAPI's own pages load their scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # `Paths` takes slashes at the end away; a redirect would lead behind a proxy's path.
+        redirect_slashes=False,
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     app.state.bodies = Bodies(BODIES_HELD * settings.max_body_size)

@@ -1,7 +1,11 @@
-"""Other ways to write a request: paths under the prefix of a proxy, OpenAI's paths without `/v1`, and HEAD for GET."""
+"""Other ways to write a request.
+
+Paths under the prefix of a proxy or with a slash at the end, OpenAI's paths without `/v1`, and HEAD for GET.
+"""
 
 from __future__ import annotations
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PREFIX = "/v1"
@@ -22,8 +26,13 @@ class Paths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path: str = scope["path"]
+            if self.root_path and path == self.root_path and scope["method"] in ("GET", "HEAD"):
+                # The page's links are relative to a folder.
+                await RedirectResponse(f"{path}/", status_code=308)(scope, receive, send)
+                return
             if self.root_path and f"{path}/".startswith(f"{self.root_path}/"):
-                path = path.removeprefix(self.root_path) or "/"
+                path = path.removeprefix(self.root_path)
+            path = path.rstrip("/") or "/"
             if any(path == bare or path.startswith(f"{bare}/") for bare in BARE):
                 path = PREFIX + path
             scope = {**scope, "path": path}

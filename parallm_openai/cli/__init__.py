@@ -5,6 +5,8 @@ Each command has a module of its own. What takes long to import waits until a co
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -40,4 +42,8 @@ app.add_typer(models.app)
 
 def main() -> None:
     interrupts.install()
+    for stream in (sys.stdout, sys.stderr):
+        # A model may write what is no character, and a terminal may lack some.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()

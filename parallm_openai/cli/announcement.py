@@ -91,8 +91,12 @@ def describe(target: LoadedModel, draft: LoadedModel | None, engine: AsyncEngine
 
 def _memory(target: LoadedModel, draft: LoadedModel | None, engine: AsyncEngine) -> str:
     weights = target.weight_bytes + (0 if draft is None else draft.weight_bytes)
-    config, token_bytes = engine.config, engine.traits.token_bytes
-    caches = (config.max_batch_tokens + config.prefix_cache_tokens) * token_bytes
+    from parallm_openai.engine.cache.states import MOST_KEPT
+
+    config, traits = engine.config, engine.traits
+    caches = (config.max_batch_tokens + config.prefix_cache_tokens) * traits.token_bytes
+    # A running row has its states before and after a step, and keeps some for later rows.
+    caches += (2 + MOST_KEPT) * traits.state_bytes * config.max_batch_size
     return f"{in_bytes(weights)} of weights" + (f", caches up to {in_bytes(caches)}" if caches else "")
 
 

@@ -130,8 +130,14 @@ class ServerSource:
     def __init__(self, url: str, model: str | None, key: str | None, template_arguments: Mapping[str, Any]) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        # A first connection to a server that is not there fails soon.
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(READ_SECONDS, connect=10))
+        try:
+            httpx.URL(url)
+            # A first connection to a server that is not there fails soon.
+            self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(READ_SECONDS, connect=10))
+        except httpx.InvalidURL as error:
+            raise AnswerError(f"{url} is no URL ({error})") from error
+        except UnicodeEncodeError as error:
+            raise AnswerError("the API key has characters that no header can have") from error
         self._template_arguments = template_arguments
         names = self._models()
         if model is not None and model not in names:
@@ -163,7 +169,12 @@ class ServerSource:
         return body | {"stream": True, "stream_options": {"include_usage": True}}
 
     def _pieces(self, body: Mapping[str, Any], cost: Cost) -> Iterator[Piece]:
-        request = self._client.build_request("POST", f"{self._url}/v1/chat/completions", json=body)
+        # A half of a surrogate pair, which a terminal can give, is no character that JSON could have in UTF-8.
+        content = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = self._client.build_request(
+            "POST", f"{self._url}/v1/chat/completions", content=content, headers=headers
+        )
         answer = self._sent(request)
         try:
             for line in answer.iter_lines():

@@ -41,6 +41,7 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         fast_width=fast_width(model.config),
         runs_ahead=abilities.ragged is not None and on_gpu(),
         token_bytes=abilities.token_bytes,
+        state_bytes=abilities.state_bytes,
     )
     core = EngineCore(
         ModelRunner(model.model, TARGET, ragged=abilities.ragged),

@@ -29,12 +29,13 @@ class Capabilities:
 
     `ragged` says how a `RaggedCache` serves it: then rows may be padded and rolled back, so that the model can
     speculate. If it is None, mlx-lm's batch caches serve it. `token_bytes` is what one token of context takes in the
-    cache, 0 if that is not known or nothing.
+    cache, and `state_bytes` what a row's recurrent states take; 0 if that is not known or nothing.
     """
 
     ragged: Ragged | None
     reason: str
     token_bytes: int = 0
+    state_bytes: int = 0
 
     @property
     def batching(self) -> str:
@@ -55,7 +56,7 @@ def probe(model: nn.Module, vocab_size: int) -> Capabilities:
         found = _disagreement(partial(_ragged_rounds, model, ragged, rows))
         if found is None:
             kept = "keys, values and recurrent states" if ragged.recurrent else "keys and values"
-            return Capabilities(ragged, f"{kept}; verified against single rows", _token_bytes(model, ragged))
+            return Capabilities(ragged, f"{kept}; verified against single rows", *_row_bytes(model, ragged))
         problem = problem or f"in a ragged batch {found}"
     found = _disagreement(partial(_native_rounds, model, rows))
     if found is None:
@@ -203,8 +204,8 @@ class _Alone:
         mx.eval(self.logits, self.states)
 
 
-def _token_bytes(model: nn.Module, ragged: Ragged) -> int:
+def _row_bytes(model: nn.Module, ragged: Ragged) -> tuple[int, int]:
     cache = ragged.cache(LanguageModel(model))
     cache.append_row()
     mx.eval(cache.forward(Inputs.of([[0]]), [0]))
-    return cache.token_bytes
+    return cache.token_bytes, 0 if cache.states is None else cache.states.nbytes

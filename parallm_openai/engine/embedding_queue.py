@@ -1,4 +1,7 @@
-"""Inputs that wait for their embeddings: the engine's thread takes those of like length together."""
+"""Inputs that wait for their embeddings: the engine's thread takes those of like length together.
+
+Requests take turns, so that a short one does not wait for all inputs of a long one.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 
 import numpy as np
 
@@ -20,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # As many inputs as OpenAI takes in a request, for some requests.
 MOST_WAITING = 4 * 2048
-# Among so many of the oldest inputs those of like length are looked for.
+# Among so many of the next inputs those of like length are looked for.
 WINDOW = 256
 # Padding may at most double what a forward computes.
 LIKE = 2
@@ -45,7 +48,8 @@ class EmbeddingQueue:
     def __init__(self, engine: AsyncEngine, embedder: Embedder) -> None:
         self._engine = engine
         self._embedder = embedder
-        self._waiting: deque[_Input] = deque()
+        # The inputs of each request; the one whose turn it is comes first.
+        self._waiting: deque[deque[_Input]] = deque()
         self._called = False
         self._lock = threading.Lock()
 
@@ -57,9 +61,10 @@ class EmbeddingQueue:
         loop = asyncio.get_running_loop()
         asked = [_Input(tokens, loop.create_future()) for tokens in inputs]
         with self._lock:
-            if len(self._waiting) + len(asked) > MOST_WAITING:
-                raise QueueFullError(f"{len(self._waiting)} inputs wait already")
-            self._waiting += asked
+            waiting = sum(map(len, self._waiting))
+            if waiting + len(asked) > MOST_WAITING:
+                raise QueueFullError(f"{waiting} inputs wait already")
+            self._waiting.append(deque(asked))
             idle, self._called = not self._called, True
         if idle:
             self._call()
@@ -75,7 +80,7 @@ class EmbeddingQueue:
             self._engine.call(self._forward)
         except EngineStoppedError as error:
             with self._lock:
-                left = list(self._waiting)
+                left = [each for request in self._waiting for each in request]
                 self._waiting.clear()
                 self._called = False
             for each in left:
@@ -103,16 +108,22 @@ class EmbeddingQueue:
         return [vector if np.isfinite(vector).all() else EmbeddingFailed(NO_NUMBERS) for vector in vectors]
 
     def _take(self) -> list[_Input]:
-        """The oldest input, and others of like length for which a forward has room."""
+        """The oldest input of the next request, and others of like length for which a forward has room."""
         with self._lock:
-            self._waiting = deque(each for each in self._waiting if not each.result.cancelled())
+            self._keep(lambda each: not each.result.cancelled())
             if not self._waiting:
                 self._called = False
                 return []
-            batch = self._together(list(islice(self._waiting, WINDOW)))
-            chosen = set(map(id, batch))
-            self._waiting = deque(each for each in self._waiting if id(each) not in chosen)
+            in_turn = (each for round in zip_longest(*self._waiting) for each in round if each is not None)
+            batch = self._together(list(islice(in_turn, WINDOW)))
+            self._waiting.rotate(-1)
+            chosen = set(batch)
+            self._keep(lambda each: each not in chosen)
             return batch
+
+    def _keep(self, wanted: Callable[[_Input], bool]) -> None:
+        requests = (deque(filter(wanted, request)) for request in self._waiting)
+        self._waiting = deque(filter(None, requests))
 
     def _together(self, window: Sequence[_Input]) -> list[_Input]:
         oldest = len(window[0].tokens)

@@ -36,7 +36,7 @@ class ModelTraits:
     that one forward computes cheaply, if kernels have such a bound: longer drafts are then made only if their length
     is fixed. `runs_ahead` says whether plain steps are sent off before the host has seen the tokens of the last,
     `recurrent` that a stored prefix can be used up to certain lengths only. `token_bytes` is what a token of context
-    takes in the cache, 0 if that is not known.
+    takes in the cache, `state_bytes` what a row's recurrent states take, 0 if that is not known.
     """
 
     ragged: bool
@@ -47,6 +47,7 @@ class ModelTraits:
     runs_ahead: bool = False
     recurrent: bool = False
     token_bytes: int = 0
+    state_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.runs_ahead and not self.ragged:
@@ -60,6 +61,8 @@ class Scheduler:
         self.common, self.long = common, long
         self.drafter = drafter
         self.traits = traits
+        # Whether stored prefixes can be used up to certain lengths only, by the target or by the draft model.
+        self.recurrent = traits.recurrent or drafter.recurrent
         self.waiting: deque[Row] = deque()
         self.prefixes = PrefixCache()
         self.prefill_speed = PrefillSpeed(traits.forward_tokens)
@@ -165,7 +168,7 @@ class Scheduler:
         They are the end of what it has in common with a stored sequence, as others are likely to have that too, and of
         its prompt, but for a block's rest: the same prompt has to read a token, and a chat's next turn begins like it.
         """
-        if not self.traits.recurrent or not config.prefix_cache_tokens:
+        if not self.recurrent or not config.prefix_cache_tokens:
             return ()
         ends = {length // BLOCK_TOKENS * BLOCK_TOKENS for length in (found.common, len(row.tokens) - 1)}
         return tuple(sorted(end for end in ends if end > max(found.length, SHORTEST_PREFIX - 1)))
@@ -192,7 +195,7 @@ class Scheduler:
         if not depth:
             return False
         soon = BLOCK_TOKENS * depth
-        if self.traits.recurrent:
+        if self.recurrent:
             kept = [at for other in in_progress.items(hashes[depth - 1]) for at in occupancy.keep_at[other]]
             soon = max((at for at in kept if at <= soon), default=0)
         stored = self.prefixes.match(row.tokens[:-1], row.blocks).length
@@ -242,7 +245,7 @@ class Scheduler:
         """How many tokens of each of these rows the next forward reads at most."""
         wanted = [min(share, occupancy.unread[row]) for row in rows]
         width = first_width(wanted, self.traits.forward_tokens) if self.traits.ragged else max(wanted)
-        return min(width, *(occupancy.until_kept(row) for row in rows)) if self.traits.recurrent else width
+        return min(width, *(occupancy.until_kept(row) for row in rows)) if self.recurrent else width
 
     def _through(self, bucket: Bucket, occupancy: Occupancy) -> dict[Row, Bucket]:
         """The rows whose prompts are computed, and where they decode."""

@@ -135,6 +135,7 @@ class EngineCore:
         with self._recovering():
             config = self.config
             self.scheduler.prefixes.evict_to(config.prefix_cache_tokens)
+            self.drafter.evict(config)
             plan = self.scheduler.plan(config)
             if plan.preempt or plan.moves:
                 self._catch_up()

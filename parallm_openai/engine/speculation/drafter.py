@@ -24,6 +24,11 @@ class Drafter:
     name = "none"
     runner: ModelRunner | None = None
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether its model has recurrent layers."""
+        return self.runner is not None and self.runner.ragged is not None and self.runner.ragged.recurrent
+
     def available(self, row: Row, limit: int) -> int:
         """How many tokens, up to `limit`, it could guess for a row: fewer only if that costs nothing to find out."""
         return limit
@@ -48,3 +53,6 @@ class Drafter:
 
     def ended(self, row: Row, config: EngineConfig) -> None:
         """A row has come to its end."""
+
+    def evict(self, config: EngineConfig) -> None:
+        """Keep no more of earlier rows than the configuration allows; at the beginning of each step."""

@@ -130,6 +130,9 @@ class Answers:
         kept = array("i", tokens)
         if ANCHOR < len(kept) < budget:
             self._add(salt, kept)
+        self.evict_to(budget)
+
+    def evict_to(self, budget: int) -> None:
         while self.tokens > budget:
             self._forget_a_piece()
 
@@ -221,6 +224,9 @@ class SuffixDrafter(Drafter):
     def ended(self, row: Row, config: EngineConfig) -> None:
         answer = row.tokens[len(row.request.prompt) :]
         self.answers.add(row.request.cache_salt, answer, config.suffix_store_tokens)
+
+    def evict(self, config: EngineConfig) -> None:
+        self.answers.evict_to(config.suffix_store_tokens)
 
     def _match(self, row: Row) -> Match | None:
         """The longest match of a row's last tokens, looked for once at each length of its text."""
