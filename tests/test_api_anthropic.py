@@ -316,7 +316,7 @@ def test_an_engine_failure_is_an_error_event(
 ) -> None:
     server = start_server()
     core = server.engine._engine.core
-    monkeypatch.setattr(core.target, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(core.target, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
     *_, last = events_of(server, asked("Hi"))
     assert last["type"] == "error"
     assert last["error"]["type"] == "api_error"

@@ -180,7 +180,7 @@ def test_an_engine_failure_is_a_500_that_is_not_retried(
 ) -> None:
     server = start_server()
     core = server.engine._engine.core
-    monkeypatch.setattr(core.target, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(core.target, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
     with server.client as client:
         response = client.post("/v1/completions", json=TEXT)
         assert "out of memory" in check(response, 500, None)

@@ -281,7 +281,7 @@ def test_an_engine_failure_is_a_line(
 ) -> None:
     server = start_server()
     core = server.engine._engine.core
-    monkeypatch.setattr(core.target, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    monkeypatch.setattr(core.target, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("out of memory")))
     [line] = lines_of(server, "chat", chat("Hi"))
     assert "out of memory" in line["error"]
     with server.client as client:
