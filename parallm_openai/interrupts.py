@@ -22,11 +22,12 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.may_raise = False
+        self.raises_again = False
         self.ignored = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if self.may_raise:
-            self.may_raise = False
+            self.may_raise = self.raises_again
             raise KeyboardInterrupt
         if not self.ignored:
             leave()
@@ -52,6 +53,20 @@ def raised_once() -> Iterator[None]:
         yield
     finally:
         _interrupts.may_raise = before and _interrupts.may_raise
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Inside the block every interrupt raises KeyboardInterrupt.
+
+    `input` needs that: an interrupt that comes while it ends with another one, and raises nothing, is a SystemError.
+    """
+    with raised_once():
+        _interrupts.raises_again = True
+        try:
+            yield
+        finally:
+            _interrupts.raises_again = False
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ PUBLISHED: dict[str, str | None] = {
 ARGUMENTS = {"city": 'Köln "am" Rhein', "days": 3}
 # The tests' own templates are named after the format that they show, but for these.
 OTHERS: dict[str, str | None] = {"granite": "hermes", "thinking": "hermes"} | dict.fromkeys(
-    ("functionary", "harmony", "strict", "without_tools")
+    ("chatml", "functionary", "harmony", "strict", "without_tools")
 )
 OWN_FAMILIES: dict[str, str | None] = {**{name: name for name in FORMATS}, **OTHERS}
 FAMILIES = OWN_FAMILIES | PUBLISHED

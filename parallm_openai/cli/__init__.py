@@ -46,4 +46,10 @@ def main() -> None:
         # A model may write what is no character, and a terminal may lack some.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == interrupts.INTERRUPTED:
+            # Python's own end could abort in threads of MLX that still run.
+            interrupts.leave()
+        raise

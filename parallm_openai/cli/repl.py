@@ -224,7 +224,7 @@ def converse(chat: Chat) -> None:
 def _entered() -> str | None:
     """What the user enters next; None at the end of the input."""
     try:
-        with interrupts.raised_once():
+        with interrupts.raised():
             return _message()
     except KeyboardInterrupt:
         typer.echo("\n(Ctrl-D or /bye leaves)")

@@ -62,6 +62,17 @@ class Terminal:
             assert self._read(), self.output
         self._seen = self.text.index(text, self._seen) + len(text)
 
+    def press(self, keys: str | bytes, text: str) -> None:
+        """Send keys until a text comes: Python sees an interrupt late that comes just before it begins to wait."""
+        deadline = time.monotonic() + SECONDS
+        while text not in self.text[self._seen :]:
+            assert time.monotonic() < deadline, self.output
+            self.send(keys)
+            again = time.monotonic() + 1
+            while text not in self.text[self._seen :] and time.monotonic() < again:
+                assert self._read(), self.output
+        self.wait_for(text)
+
     def end(self) -> int:
         """Read to the end; the exit status."""
         deadline = time.monotonic() + SECONDS
