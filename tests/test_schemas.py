@@ -83,8 +83,11 @@ def test_closing_takes_instances_away_adds_none_and_leaves_some(schema: dict[str
     before = json.dumps(schema)
     try:
         original, shut = accepted(schema), accepted(closed(schema))
-    except RecursionError:
-        return  # A reference to itself that no instance ends.
+    except BaseException as error:
+        # A reference to itself that no instance ends. In the native code of a library that is a panic.
+        if isinstance(error, RecursionError) or type(error).__name__ == "PanicException":
+            return
+        raise
     assert json.dumps(schema) == before
     assert all(was or not now for was, now in zip(original, shut, strict=True))
     assert any(original) == any(shut)
