@@ -1,4 +1,4 @@
-"""What a drafter is worth to a model, for `parallm-openai doctor`. Importing this imports mlx."""
+"""How many of its drafts a model accepts, for `parallm-openai doctor`. Importing this imports mlx."""
 
 from __future__ import annotations
 
@@ -30,8 +30,15 @@ DRAFT_LENGTH = 4
 def describe_drafts(target: LoadedModel, draft: DraftSource) -> Facts:
     """Name and value of what matters about a model and what drafts for it; runs a few prompts if it can draft."""
     abilities = _abilities(target)
-    facts = [] if draft is None or draft == "suffix" else _describe_draft_model(target, draft, abilities)
-    if (problem := _problem(target, draft, abilities)) is not None:
+    facts: Facts = []
+    problem = "there is nothing to draft with" if draft is None else _unfit(target, abilities, "speculate")
+    if isinstance(draft, LoadedModel):
+        own = _abilities(draft)
+        differing = difference(target.tokenizer.get_vocab(), draft.tokenizer.get_vocab())
+        facts = _describe_draft_model(target, draft, differing, abilities, own)
+        unlike = None if differing is None else "a draft model must have the target's tokenizer"
+        problem = problem or unlike or _unfit(draft, own, "draft")
+    if problem is not None:
         return [*facts, ("drafts", f"none: {problem}")]
     return [*facts, *_acceptance(target, draft)]
 
@@ -43,9 +50,20 @@ def _abilities(model: LoadedModel) -> Capabilities | None:
         return None
 
 
-def _describe_draft_model(target: LoadedModel, draft: LoadedModel, abilities: Capabilities | None) -> Facts:
-    differing = difference(target.tokenizer.get_vocab(), draft.tokenizer.get_vocab())
-    own = _abilities(draft)
+def _unfit(model: LoadedModel, abilities: Capabilities | None, task: str) -> str | None:
+    """Why a model cannot speculate or draft; None if it can."""
+    if abilities is not None and abilities.ragged is not None:
+        return None
+    return f"{model.name} cannot {task} ({'it cannot be served' if abilities is None else abilities.reason})"
+
+
+def _describe_draft_model(
+    target: LoadedModel,
+    draft: LoadedModel,
+    differing: str | None,
+    abilities: Capabilities | None,
+    own: Capabilities | None,
+) -> Facts:
     weights = f"{in_bytes(target.weight_bytes)} and {in_bytes(draft.weight_bytes)} of weights"
     caches = [0 if each is None else each.token_bytes for each in (abilities, own)]
     tokens = f", {in_bytes(caches[0])} and {in_bytes(caches[1])} a token in caches" if all(caches) else ""
@@ -54,22 +72,6 @@ def _describe_draft_model(target: LoadedModel, draft: LoadedModel, abilities: Ca
         ("tokenizers", "the same" if differing is None else f"not the same: {differing}"),
         ("memory", f"{weights}{tokens} (target and draft)"),
     ]
-
-
-def _problem(target: LoadedModel, draft: DraftSource, abilities: Capabilities | None) -> str | None:
-    """Why the drafter cannot draft for the model; None if it can."""
-    if draft is None:
-        return "there is nothing to draft with"
-    if abilities is None or abilities.ragged is None:
-        return f"{target.name} cannot speculate ({'it cannot be served' if abilities is None else abilities.reason})"
-    if draft == "suffix":
-        return None
-    if difference(target.tokenizer.get_vocab(), draft.tokenizer.get_vocab()) is not None:
-        return "a draft model must have the target's tokenizer"
-    own = _abilities(draft)
-    if own is None or own.ragged is None:
-        return f"{draft.name} cannot draft ({'it cannot be served' if own is None else own.reason})"
-    return None
 
 
 def _acceptance(target: LoadedModel, draft: DraftSource) -> Facts:

@@ -4,17 +4,16 @@ it loads when they are searched for, conversations that go on, refusals.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compat.agents import events_of
 from compat.documented import documented
 from compat.matrix.server import serving
 from compat.node_client import SECONDS, node_modules
@@ -64,18 +63,8 @@ class Claude:
     def __call__(self, question: str, *options: str) -> tuple[int, list[dict[str, Any]]]:
         """The exit status and the events of `claude -p`."""
         shown = ["--output-format", "stream-json", "--verbose", "--allowedTools", ALLOWED]
-        ran = subprocess.run(
-            [shutil.which("node") or "node", str(self._program), "-p", *options, *shown, "--", question],
-            cwd=self._project,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        print(ran.stderr)
-        return ran.returncode, [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
+        command = [shutil.which("node") or "node", str(self._program), "-p", *options, *shown, "--", question]
+        return events_of(command, self._project, self._environment, SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from compat.agents import events_of
 from compat.documented import documented
 from compat.matrix.server import serving
 from compat.node_client import SECONDS, node_modules
@@ -54,18 +54,8 @@ class Codex:
         """The exit status and the events of `codex exec`."""
         # The test's own commands are harmless, and Codex' sandbox needs a kernel that containers may not have.
         options = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-        ran = subprocess.run(
-            [str(self._program), "exec", *options, *arguments],
-            cwd=self._project,
-            env=os.environ | {"HOME": str(self._home), "CODEX_HOME": str(self._home)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        print(ran.stderr)
-        return ran.returncode, [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
+        environment = os.environ | {"HOME": str(self._home), "CODEX_HOME": str(self._home)}
+        return events_of([str(self._program), "exec", *options, *arguments], self._project, environment, SECONDS)
 
     @property
     def kept(self) -> str:

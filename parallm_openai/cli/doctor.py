@@ -40,7 +40,7 @@ def doctor(model: ModelSettings, drafting: DraftSettings) -> None:
 
 
 def _drafts(target: LoadedModel, model: ModelSettings, drafting: DraftSettings) -> Facts:
-    """What is to be said of drafts, if they are asked about."""
+    """Facts about drafts, if a flag asks for them."""
     if drafting.draft_model is None and drafting.draft is None:
         return []
     from parallm_openai.draft_check import describe_drafts

@@ -1,4 +1,4 @@
-"""What a command is doing before it can begin: a line that moves on a terminal, lines of the log elsewhere."""
+"""Shows the progress of a command's start: in a moving line on a terminal, in lines of the log elsewhere."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Recording:
         replay = Replay(self, None if rows is None else mx.array(list(rows)), count, lengths)
         chosen = before if rows is None else taken(before, rows)
         layers = [state_cache(arrays, lengths) for arrays in chosen]
-        with _as_pass(replay):
+        with mixers_in(replay):
             for call in self.calls:
                 replay.call(call, layers[call.layer])
         return [layer.cache for layer in layers]
@@ -148,7 +148,7 @@ class MixerLinear(nn.Module):
 
 
 class Probe(nn.Module):
-    """What every module is while mixers are looked for."""
+    """Every module becomes one for the forward that looks for mixers: it notes whether it is handed a state cache."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         own = [value for value in (*args, *kwargs.values()) if isinstance(value, ArraysCache)]
@@ -225,14 +225,8 @@ def _combined(first: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
 
 
 @contextmanager
-def recording(into: Recording | None) -> Iterator[None]:
-    """For the length of a block, what this thread's mixers read is recorded, if there is something to record it in."""
-    with _as_pass(into):
-        yield
-
-
-@contextmanager
-def _as_pass(current: Recording | Replay | None) -> Iterator[None]:
+def mixers_in(current: Recording | Replay | None) -> Iterator[None]:
+    """For the length of a block, this thread's mixers write to a recording, or read from one; or do neither."""
     token = _pass.set(current)
     try:
         yield

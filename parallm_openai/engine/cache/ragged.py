@@ -19,12 +19,12 @@ from parallm_openai.engine.cache.kv import Layout, RaggedLayer
 from parallm_openai.engine.cache.protocol import BatchCache
 from parallm_openai.engine.cache.states import BatchStates
 from parallm_openai.models.language_model import LanguageModel
-from parallm_openai.models.mixers import leaves, recording
+from parallm_openai.models.mixers import leaves, mixers_in
 
 CAPACITY_STEP = 256
 # Once its last row has left, a cache frees buffers of more tokens than this, over all slots, and keeps smaller ones.
 IDLE_BUFFER_TOKENS = 4096
-# What a token is taken to need in a model without keys and values, so that its states have a size in tokens.
+# The budget of stored prefixes is in tokens. In a model without keys and values, so many bytes of states are one token.
 USUAL_TOKEN_BYTES = 16384
 
 
@@ -128,7 +128,7 @@ class RaggedCache(BatchCache):
             return self.model(inputs.ids, self.caches, inputs.positions())
         certain = lengths if certain is None else certain
         forward = self.states.begin(lengths, inputs.counts, certain)
-        with recording(forward.recording):
+        with mixers_in(forward.recording):
             logits = self.model(inputs.ids, self.caches, inputs.positions())
         self.states.end(forward, inputs.counts, certain)
         return logits
