@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from compat.agents import events_of
+from compat.agent_events import events_of
 from compat.documented import documented
 from compat.matrix.server import serving
 from compat.node_client import SECONDS, node_modules
