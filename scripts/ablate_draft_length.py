@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from support.draft_length_simulation import LIMIT, REGIMES, FixedLength, Server
 
 from parallm_openai.engine.speculation.draft_length import DraftLength, step_cost
@@ -55,11 +56,14 @@ _learn_step = Exploration.learn
 _learn_timing = Timing.learn
 
 
-def _seconds_as_measured(self: CostModel, rows: int, longest: int, context: int) -> list[float]:
+def _seconds_as_measured(self: CostModel, rows: int, longest: int, context: int) -> np.ndarray:
     draft = self.draft.estimate(rows, 1, context)
-    return [
-        max(1e-9, length * draft + self.verify.estimate(rows, 1 + length, context)) for length in range(longest + 1)
-    ]
+    seconds = np.full((longest + 1, longest + 1), np.inf)
+    for verified in range(longest + 1):
+        for computed in range(verified + 1):
+            took = computed * draft + self.verify.estimate(rows, 1 + verified, context)
+            seconds[verified, computed] = max(1e-9, took)
+    return seconds
 
 
 def _no_memory_of_seconds(self: Exploration, *step: Any) -> None:

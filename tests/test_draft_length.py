@@ -5,30 +5,13 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from itertools import count
 
 import pytest
+from support.plain_rows import LIMIT, new_rows
 
 from parallm_openai.engine.speculation.draft_length import DraftLength
-from parallm_openai.engine.speculation.draft_length.acceptance_rate import AcceptanceRate
 from parallm_openai.engine.speculation.draft_length.step_cost import StepCost
 from parallm_openai.engine.speculation.draft_length.tuning import DEFAULT
-
-LIMIT = 6
-IDS = count()
-
-
-@dataclass(eq=False)
-class PlainRow:
-    """All that the controller asks of a row."""
-
-    id: int = field(default_factory=lambda: next(IDS))
-    acceptance: AcceptanceRate | None = None
-
-
-def new_rows(number: int) -> list[PlainRow]:
-    return [PlainRow() for _ in range(number)]
 
 
 class Simulation:
@@ -65,7 +48,7 @@ class Simulation:
         """Tokens per unit of time over so many steps."""
         began, tokens = self.now, self.tokens
         for _ in range(steps):
-            drafted = self.controller.choose(self.rows, [LIMIT] * len(self.rows), 100)
+            drafted = self.controller.choose(self.rows, [LIMIT] * len(self.rows), 100).lengths
             accepted = [self.accept(k, p) for k, p in zip(drafted, self.acceptance, strict=True)]
             draft, verify = self.cost(max(drafted))
             self.now += draft + verify
@@ -138,7 +121,7 @@ def test_a_plain_step_timed_while_the_machine_was_slow_is_not_believed_for_long(
 def test_rows_that_accept_less_are_drafted_less() -> None:
     simulation = Simulation(2, [0.98, 0.02], per_token=0.01)
     simulation.run(200)
-    easy, hard = simulation.controller.choose(simulation.rows, [LIMIT, LIMIT], 100)
+    easy, hard = simulation.controller.choose(simulation.rows, [LIMIT, LIMIT], 100).lengths
     assert easy > hard
 
 
@@ -156,7 +139,7 @@ def test_rows_near_their_end_are_no_reason_to_time_every_length() -> None:
     simulation.run(100)
     known = [simulation.controller.costs.verify.known(width) for width in range(1, LIMIT + 2)]
     for longest in (5, 4, 3, 2, 1) * 3:
-        drafted = simulation.controller.choose(simulation.rows, [longest] * 4, 100)
+        drafted = simulation.controller.choose(simulation.rows, [longest] * 4, 100).lengths
         simulation.learn(drafted, [0] * 4, 0.1, 2.0)
     assert [simulation.controller.costs.verify.known(width) for width in range(1, LIMIT + 2)] == known
 
@@ -164,9 +147,9 @@ def test_rows_near_their_end_are_no_reason_to_time_every_length() -> None:
 def test_limits_are_kept() -> None:
     simulation = Simulation(3, 0.95, per_token=0.01)
     simulation.run(50)
-    chosen = simulation.controller.choose(simulation.rows, [0, 2, LIMIT], 100)
+    chosen = simulation.controller.choose(simulation.rows, [0, 2, LIMIT], 100).lengths
     assert all(k <= limit for k, limit in zip(chosen, [0, 2, LIMIT], strict=True))
-    assert simulation.controller.choose(simulation.rows, [0, 0, 0], 100) == [0, 0, 0]
+    assert simulation.controller.choose(simulation.rows, [0, 0, 0], 100).lengths == [0, 0, 0]
 
 
 def test_prompts_are_read_for_rows_that_will_be_drafted_for() -> None:
@@ -205,10 +188,10 @@ def test_rows_whose_prompts_were_explored_are_drafted_for_once_and_no_others() -
     newcomers = new_rows(2)
     assert hostile.controller.explore_prefill(newcomers) == newcomers
     rows = [*hostile.rows[:2], *newcomers]
-    chosen = hostile.controller.choose(rows, [LIMIT] * 4, 100)
+    chosen = hostile.controller.choose(rows, [LIMIT] * 4, 100).lengths
     assert [length > 0 for length in chosen] == [False, False, True, True]
     hostile.controller.learn(rows, chosen, [0] * 4, 100, 0.5, 2.0)
-    assert hostile.controller.choose(rows, [LIMIT] * 4, 100) == [0] * 4
+    assert hostile.controller.choose(rows, [LIMIT] * 4, 100).lengths == [0] * 4
     # The time of that draft is part of the exploration.
     others = new_rows(1)
     for _ in range(30):
@@ -220,9 +203,9 @@ def test_a_fixed_length_stays_fixed() -> None:
     controller = DraftLength()
     rows = new_rows(2)
     for _ in range(50):
-        chosen = controller.choose(rows, [LIMIT, 2], 10, fixed=3)
+        chosen = controller.choose(rows, [LIMIT, 2], 10, fixed=3).lengths
         controller.learn(rows, chosen, [0, 0], 10, 1.0, 1.0)
-    assert controller.choose(rows, [LIMIT, LIMIT], 10, fixed=3) == [3, 3]
+    assert controller.choose(rows, [LIMIT, LIMIT], 10, fixed=3).lengths == [3, 3]
     assert controller.report()["current_draft_length"] == 3
 
 
@@ -250,7 +233,7 @@ def test_the_choice_alone_changes_nothing() -> None:
     for _ in range(60):
         simulation.run(7)
         before = simulation.controller.report()
-        chosen = [simulation.controller.choose(simulation.rows, [LIMIT] * 4, 100) for _ in range(20)]
+        chosen = [simulation.controller.choose(simulation.rows, [LIMIT] * 4, 100).lengths for _ in range(20)]
         assert chosen == chosen[:1] * 20
         assert simulation.controller.report() == before
 

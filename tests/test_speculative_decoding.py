@@ -277,9 +277,11 @@ class Late(SuffixDrafter):
         self.delivered: list[int] = []
         self.known: list[list[int]] = []
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
+    def propose(
+        self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
+    ) -> Drafts:
         self.known.append(list(self.delivered))
-        return super().propose(batch, lengths, acceptance)
+        return super().propose(batch, lengths, acceptance, copied)
 
 
 def test_a_first_token_goes_out_before_anything_is_drafted() -> None:

@@ -112,8 +112,8 @@ def test_a_long_match_is_trusted_further_than_a_short_one_and_both_learn() -> No
     sureness = Sureness()
     assert sureness.chances(40, 8)[-1] > 2 * sureness.chances(2, 8)[-1]
     for _ in range(50):
-        sureness.learn(40, drafted=4, accepted=0)
-        sureness.learn(2, drafted=1, accepted=1)
+        sureness.of(40).learn(0, 1)
+        sureness.of(2).learn(1, 1)
     assert sureness.chances(40, 1)[0] < 0.2
     assert sureness.chances(2, 1)[0] > 0.8
 

@@ -11,6 +11,7 @@ from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.portfolio import Portfolio
 from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.warm_up import warm_up
@@ -69,4 +70,5 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     found = probe(draft.model, draft.vocab_size)
     if found.ragged is None:
         raise UnsupportedModelError(f"{draft.name} cannot draft: {found.reason}")
-    return DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.ragged, asynchronous=on_gpu())
+    computing = DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.ragged, asynchronous=on_gpu())
+    return Portfolio(computing, SuffixDrafter())

@@ -44,11 +44,13 @@ class PromptForward:
 class Decode:
     """One draft, verification and commit of a bucket's decoding rows.
 
-    Or, if it runs `ahead`, one token for each, after the device has been sent off to compute the tokens after those.
+    The drafts of the rows `copied` are copied, those of others computed. Or, if it runs `ahead`, one token for each,
+    after the device has been sent off to compute the tokens after those.
     """
 
     bucket: Bucket
     draft_lengths: Mapping[Row, int]
+    copied: frozenset[Row] = frozenset()
     ahead: bool = False
 
 

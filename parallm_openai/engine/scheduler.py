@@ -17,6 +17,7 @@ from parallm_openai.engine.plan import Admission, Decode, Plan, PromptForward
 from parallm_openai.engine.prefill_speed import PrefillSpeed
 from parallm_openai.engine.prompt_widths import first_width
 from parallm_openai.engine.row import Row
+from parallm_openai.engine.speculation.draft_length import Choice
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.settings import EngineConfig
 
@@ -295,18 +296,19 @@ class Scheduler:
         busy = [bucket for bucket in self.buckets if occupancy.decoding[bucket]]
         decode = []
         for bucket in busy:
-            lengths = self._draft_lengths(bucket, occupancy, config)
-            ahead = self.traits.runs_ahead and not any(lengths.values()) and all(row.may_run_ahead for row in lengths)
-            decode.append(Decode(bucket, lengths, ahead))
+            rows = occupancy.decoding[bucket]
+            chosen = self._draft_lengths(bucket, rows, config)
+            ahead = self.traits.runs_ahead and not any(chosen.lengths) and all(row.may_run_ahead for row in rows)
+            copied = frozenset(row for row, copies in zip(rows, chosen.copied, strict=True) if copies)
+            decode.append(Decode(bucket, dict(zip(rows, chosen.lengths, strict=True)), copied, ahead))
         return tuple(decode)
 
-    def _draft_lengths(self, bucket: Bucket, occupancy: Occupancy, config: EngineConfig) -> dict[Row, int]:
-        rows = occupancy.decoding[bucket]
+    def _draft_lengths(self, bucket: Bucket, rows: Sequence[Row], config: EngineConfig) -> Choice:
         limits = [self._draft_limit(row, config) for row in rows]
         fixed = None if config.draft_length == "auto" else config.draft_length
         context = max(len(row.tokens) for row in rows) - 1
-        known = [self.drafter.chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
-        return dict(zip(rows, bucket.draft_length.choose(rows, limits, context, fixed, known), strict=True))
+        copied = [self.drafter.chances(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        return bucket.draft_length.choose(rows, limits, context, fixed, copied, self.drafter.computes)
 
     def _draft_limit(self, row: Row, config: EngineConfig) -> int:
         """How many tokens can be drafted for a row: the last one that it may still generate needs no draft."""

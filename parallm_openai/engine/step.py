@@ -238,13 +238,12 @@ class EngineCore:
 
     def _read_along(self, forward: PromptForward) -> None:
         """The draft model computes the same prompts, or a few of them to explore."""
-        batch, runner = forward.bucket.prefilling, self.drafter.runner
+        batch = forward.bucket.prefilling
         reading = forward.drafting.intersection(batch.rows)
-        if not reading or runner is None:
+        if not reading:
             return
         began = time.perf_counter()
-        rows = batch.rows[: max(row.slot for row in reading) + 1]
-        runner.prefill(batch, [_pending(row)[: forward.width] if row in reading else () for row in rows])
+        self.drafter.read_along(batch, reading, forward.width)
         batch.keep_beginnings(DRAFT)
         if forward.exploring:
             forward.bucket.draft_length.record_prefill_exploration(time.perf_counter() - began)
@@ -275,14 +274,13 @@ class EngineCore:
         started = time.perf_counter()
         context = max(row.computed[TARGET].length for row in batch.rows)
         lengths = [min(decode.draft_lengths.get(row, 0), row.remaining - 1) for row in batch.rows]
-        drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance)
+        copied = [row in decode.copied for row in batch.rows]
+        drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance, copied)
         drafted_at = time.perf_counter()
         verified = verify(self.target, batch, drafts, config.speculative_acceptance)
         draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
         accepted = [each.accepted for each in verified]
-        for row, drafted, agreed in zip(batch.rows, drafts.lengths, accepted, strict=True):
-            self.drafter.learn(row, drafted, agreed)
-        draft_length.learn(batch.rows, drafts.lengths, accepted, context, draft_seconds, verify_seconds)
+        draft_length.learn(batch.rows, drafts.lengths, accepted, context, draft_seconds, verify_seconds, copied)
         self._commit_decoded(verified, started, draft_seconds, verify_seconds, drafts.waits + 1)
 
     def _decode_ahead(self, decode: Decode) -> None:
@@ -317,6 +315,7 @@ class EngineCore:
         self.scheduler.decode_seconds = draft_seconds + verify_seconds
         for each in verified:
             each.row.cleared, each.row.suspect = each.row.suspect, False
+            self.drafter.learn(each.row, each.next_tokens)
         self.timeline.record(started, draft_seconds, verify_seconds, self._commit_all(verified))
 
     def _commit_all(self, verified: Sequence[Verification]) -> list[Output]:
@@ -412,8 +411,3 @@ class EngineCore:
         """What a NaN was written to would reach later rows through their masks: nothing of it stays."""
         self.scheduler.prefixes.evict_to(0)
         self._restart()
-
-
-def _pending(row: Row) -> list[int]:
-    """What the draft model has still to read of a row, all but its last token."""
-    return row.tokens[row.computed[DRAFT].end : -1]

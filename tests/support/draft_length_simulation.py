@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from parallm_openai.engine.speculation.draft_length import Choice
 from parallm_openai.engine.speculation.draft_length.acceptance_rate import AcceptanceRate
 
 LIMIT = 7
@@ -134,7 +135,7 @@ class Chooser(Protocol):
     def expects_drafts(self, rows: int, context: int, longest: int) -> bool: ...
     def explore_prefill(self, rows: Sequence[SimulatedRow]) -> Sequence[SimulatedRow]: ...
     def record_prefill_exploration(self, seconds: float) -> None: ...
-    def choose(self, rows: Sequence[SimulatedRow], limits: Sequence[int], context: int) -> list[int]: ...
+    def choose(self, rows: Sequence[SimulatedRow], limits: Sequence[int], context: int) -> Choice: ...
     def learn(
         self,
         rows: Sequence[SimulatedRow],
@@ -161,8 +162,8 @@ class FixedLength:
     def record_prefill_exploration(self, seconds: float) -> None:
         pass
 
-    def choose(self, rows: Sequence[SimulatedRow], limits: Sequence[int], context: int) -> list[int]:
-        return [min(self.length, limit) for limit in limits]
+    def choose(self, rows: Sequence[SimulatedRow], limits: Sequence[int], context: int) -> Choice:
+        return Choice([min(self.length, limit) for limit in limits], [False] * len(limits))
 
     def learn(self, *step: object) -> None:
         pass
@@ -228,7 +229,7 @@ class Server:
                 limit if row.proposals[row.generated] < self.regime.proposes else 0
                 for row, limit in zip(rows, limits, strict=True)
             ]
-        drafted = self.chooser.choose(rows, limits, context)
+        drafted = self.chooser.choose(rows, limits, context).lengths
         draft = self._draft(drafted) * self._disturbance()
         verify = machine.target(len(rows), max(drafted) + 1, context) + machine.per_sample * (len(rows) + sum(drafted))
         verify *= self._disturbance()

@@ -14,6 +14,7 @@ from mlx.utils import tree_map
 from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.portfolio import Portfolio
 from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from support import families, tiny
@@ -58,6 +59,8 @@ DRAFTERS: dict[str, Callable[[Kind], Drafter]] = {
     "hostile draft": lambda kind: kind.draft_model(3.0),
     "dense draft": lambda kind: KINDS["dense"].draft_model(0.1),
     "suffix": lambda kind: SuffixDrafter(),
+    "fair draft and suffix": lambda kind: Portfolio(kind.draft_model(0.1), SuffixDrafter()),
+    "both, not waited for": lambda kind: Portfolio(kind.draft_model(0.1, asynchronous=True), SuffixDrafter()),
 }
 
 

@@ -24,6 +24,7 @@ from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.portfolio import Portfolio
 from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.settings import EngineConfig
@@ -114,6 +115,7 @@ DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "fair draft, not waited for": lambda: draft_model(0.2, asynchronous=True),
     "hostile draft": lambda: draft_model(3.0),
     "suffix": SuffixDrafter,
+    "fair draft and suffix": lambda: Portfolio(draft_model(0.2), SuffixDrafter()),
 }
 
 

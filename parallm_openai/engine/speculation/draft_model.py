@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -50,7 +50,13 @@ class DraftModel(Drafter):
         self.target_vocab_size = target_vocab_size
         self.asynchronous = asynchronous
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
+    def read_along(self, batch: Batch, rows: Collection[Row], width: int) -> None:
+        first = batch.rows[: max(row.slot for row in rows) + 1]
+        self.runner.prefill(batch, [_unread(row)[:width] if row in rows else () for row in first])
+
+    def propose(
+        self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
+    ) -> Drafts:
         for row in batch.rows:
             _forget_rejected(row)
         if not any(lengths):
@@ -153,6 +159,11 @@ def _catch_up(row: Row) -> int:
     if len(row.tokens) - draft.end > CATCH_UP:
         draft.start, draft.length = len(row.tokens) - RESTART, 0
     return len(row.tokens) - draft.end
+
+
+def _unread(row: Row) -> list[int]:
+    """What the draft model has still to read of a row, all but its last token."""
+    return row.tokens[row.computed[DRAFT].end : -1]
 
 
 def _next(row: Row, count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from parallm_openai.engine.batch import Batch
@@ -29,27 +29,37 @@ class Drafter:
         """Whether its model has recurrent layers."""
         return self.runner is not None and self.runner.ragged is not None and self.runner.ragged.recurrent
 
+    @property
+    def computes(self) -> bool:
+        """Whether it can guess for any row; else only for those that it has `chances` of."""
+        return True
+
     def available(self, row: Row, limit: int) -> int:
         """How many tokens, up to `limit`, it could guess for a row: fewer only if that costs nothing to find out."""
         return limit
 
     def chances(self, row: Row, count: int) -> Sequence[float] | None:
-        """For each of the next `count` tokens that it would guess for a row, the chance that all up to it are accepted.
+        """For each of the next `count` tokens that it could copy for a row, the chance that all up to it are accepted.
 
-        None if how many of the row's guesses were accepted so far says it best.
+        None if it has nothing to copy.
         """
         return None
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
-        """Up to `lengths[i]` tokens to follow the last one of the batch's i-th row.
+    def read_along(self, batch: Batch, rows: Collection[Row], width: int) -> None:
+        """Compute up to `width` more tokens of these rows' prompts, which the target has computed just now."""
+
+    def propose(
+        self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
+    ) -> Drafts:
+        """Up to `lengths[i]` tokens to follow the last one of the batch's i-th row, `copied` or computed.
 
         Under "coupled" acceptance sampled rows draw with the target's noise; under "rejection" with noise of their
         own, and their drafts carry `log_q`.
         """
         return Drafts.none(len(batch.rows))
 
-    def learn(self, row: Row, drafted: int, accepted: int) -> None:
-        """So many of the tokens guessed for a row in this step were accepted; they are not part of it yet."""
+    def learn(self, row: Row, tokens: Sequence[int]) -> None:
+        """A row goes on with these tokens, whatever was guessed; they are not part of it yet."""
 
     def ended(self, row: Row, config: EngineConfig) -> None:
         """A row has come to its end."""

@@ -4,6 +4,8 @@ Somewhere is the row's own text, as in prompt lookup (Saxena, 2023), or an earli
 SuffixDecoding (Oliaro et al., arXiv 2411.04975). The longer the match, the surer the draft: how sure is learnt for each
 length, so that a copied text is drafted far ahead, and a chance repetition hardly at all. It pays if answers repeat
 their prompts or each other: code edits, extraction, summaries, agents.
+
+What a row goes on with tells whether its match was right, whether or not that was drafted: learning costs nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +39,11 @@ END = -1
 LENGTHS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 FIRST_GUESSES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.95)
 MEMORY = 100.0
+# A row differs from what is usual: that counts half after so many tokens, and is a mean over about so many.
+ROW_PRIOR = 4.0
+ROW_MEMORY = 40.0
+# No chance is thought to be higher.
+SUREST = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +168,31 @@ class Answers:
 
 @dataclass(slots=True)
 class RowText:
-    """What the drafter knows of a row: an index of its text, and the match for the text at one length."""
+    """What the drafter knows of a row: an index of its text, and the match for the text at one length.
+
+    `right` of its matches' tokens were right, if `expected` would have been in a usual row.
+    """
 
     index: SuffixIndex
     match: Match | None = None
     length: int = 0
+    right: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        """How much surer its matches are than those of a usual row."""
+        return (self.right + ROW_PRIOR) / (self.expected + ROW_PRIOR)
+
+    def learn(self, right: bool, expected: float) -> None:
+        kept = 1 - 1 / ROW_MEMORY
+        self.right = kept * self.right + right
+        self.expected = kept * self.expected + expected
 
 
 @dataclass(slots=True)
 class Sureness:
-    """The chance that a token drafted after a match of so many tokens is accepted."""
+    """The chance that the token after a match of so many is right."""
 
     rates: list[AcceptanceRate] = field(
         default_factory=lambda: [AcceptanceRate(MEMORY, guess, trials=4.0) for guess in FIRST_GUESSES]
@@ -179,16 +201,12 @@ class Sureness:
     def of(self, length: int) -> AcceptanceRate:
         return self.rates[sum(length > bound for bound in LENGTHS)]
 
-    def chances(self, length: int, count: int) -> list[float]:
-        """For each of the next `count` tokens, the chance that all up to it are accepted.
+    def chances(self, length: int, count: int, factor: float = 1.0) -> list[float]:
+        """For each of the next `count` tokens, the chance that all up to it are right.
 
         The match is one longer after each.
         """
-        return list(accumulate((self.of(length + depth).mean for depth in range(count)), mul))
-
-    def learn(self, length: int, drafted: int, accepted: int) -> None:
-        for depth in range(min(accepted + 1, drafted)):
-            self.of(length + depth).learn(int(depth < accepted), 1)
+        return list(accumulate((min(factor * self.of(length + depth).mean, SUREST) for depth in range(count)), mul))
 
 
 class SuffixDrafter(Drafter):
@@ -198,16 +216,25 @@ class SuffixDrafter(Drafter):
 
     def __init__(self) -> None:
         self.answers = Answers()
-        self.sureness = Sureness()
+        # Of greedy rows, and of sampled ones, which stray from a copy more often.
+        self.sureness = {True: Sureness(), False: Sureness()}
+
+    @property
+    def computes(self) -> bool:
+        return False
 
     def available(self, row: Row, limit: int) -> int:
         return limit if limit and self._match(row) is not None else 0
 
     def chances(self, row: Row, count: int) -> Sequence[float] | None:
         match = self._match(row) if count else None
-        return None if match is None else self.sureness.chances(match.length, count)
+        if match is None or row.suffixes is None:
+            return None
+        return self._sureness(row).chances(match.length, count, row.suffixes.factor)
 
-    def propose(self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance) -> Drafts:
+    def propose(
+        self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
+    ) -> Drafts:
         return Drafts.of([self._drafted(row, length) for row, length in zip(batch.rows, lengths, strict=True)])
 
     def _drafted(self, row: Row, count: int) -> tuple[int, ...]:
@@ -217,9 +244,22 @@ class SuffixDrafter(Drafter):
         drafted = match.continued(count)
         return drafted[: drafted.index(END)] if END in drafted else drafted
 
-    def learn(self, row: Row, drafted: int, accepted: int) -> None:
-        if drafted and row.suffixes is not None and row.suffixes.match is not None:
-            self.sureness.learn(row.suffixes.match.length, drafted, accepted)
+    def learn(self, row: Row, tokens: Sequence[int]) -> None:
+        known = row.suffixes
+        if known is None or known.match is None or known.length != len(row.tokens):
+            return
+        sureness = self._sureness(row)
+        for depth, (guess, token) in enumerate(zip(known.match.continued(len(tokens)), tokens, strict=True)):
+            if guess == END:
+                return
+            rate = sureness.of(known.match.length + depth)
+            known.learn(guess == token, rate.mean)
+            rate.learn(int(guess == token), 1)
+            if guess != token:
+                return
+
+    def _sureness(self, row: Row) -> Sureness:
+        return self.sureness[row.request.params.greedy]
 
     def ended(self, row: Row, config: EngineConfig) -> None:
         answer = row.tokens[len(row.request.prompt) :]

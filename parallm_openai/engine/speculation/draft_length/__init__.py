@@ -5,6 +5,6 @@ one by the other for every draft length and takes the best. `exploration` keeps 
 pays. All numbers that were set by hand are in `tuning`. Nothing here imports MLX.
 """
 
-from parallm_openai.engine.speculation.draft_length.choice import DraftLength
+from parallm_openai.engine.speculation.draft_length.choice import Choice, DraftLength
 
-__all__ = ["DraftLength"]
+__all__ = ["Choice", "DraftLength"]

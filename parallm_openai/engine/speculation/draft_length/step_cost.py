@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 
@@ -77,7 +76,7 @@ class StepCost:
 
 
 class CostModel:
-    """Seconds of a whole step: the draft model's forwards, and the target's verification."""
+    """Seconds of a whole step: the forwards that compute drafts, and the target's verification."""
 
     def __init__(self, tuning: Tuning) -> None:
         self.verify = StepCost(tuning)
@@ -93,21 +92,27 @@ class CostModel:
             return 0
         return None if self.verify.known(longest + 1, or_wider=True) else longest
 
-    def seconds(self, rows: int, longest: int, context: int) -> list[float]:
-        """What a step takes at each draft length from 0 to `longest`.
+    def seconds(self, rows: int, longest: int, context: int) -> np.ndarray:
+        """What a step takes by its longest draft and its longest computed one, `[longest + 1, longest + 1]`.
 
-        More tokens are never verified faster than fewer, whatever an old or lucky measurement says. Otherwise a draft
-        could look cheaper than none even if nothing is accepted.
+        A draft that is computed is verified, too: no step is for nothing. More tokens are never verified faster than
+        fewer, whatever an old or lucky measurement says. Otherwise a draft could look cheaper than none even if
+        nothing is accepted.
         """
-        verify = accumulate((self.verify.estimate(rows, 1 + length, context) for length in range(longest + 1)), max)
+        lengths = np.arange(longest + 1)
+        verify = np.maximum.accumulate([self.verify.estimate(rows, 1 + int(length), context) for length in lengths])
         draft = self.draft.estimate(rows, 1, context)
-        return [max(length * draft + seconds, 1e-9) for length, seconds in enumerate(verify)]
+        seconds = np.maximum(verify[:, None] + draft * lengths[None, :], 1e-9)
+        seconds[lengths[None, :] > lengths[:, None]] = np.inf
+        return seconds
 
-    def learn(self, rows: int, length: int, context: int, draft_seconds: float, verify_seconds: float) -> None:
-        """A step with drafts of up to `length` tokens took so long."""
-        self.verify.learn(rows, length + 1, context, verify_seconds)
-        if length:
-            self.draft.learn(rows, 1, context, draft_seconds / length)
+    def learn(
+        self, rows: int, verified: int, computed: int, context: int, draft_seconds: float, verify_seconds: float
+    ) -> None:
+        """A step took so long: its longest draft had `verified` tokens, and its longest computed one `computed`."""
+        self.verify.learn(rows, verified + 1, context, verify_seconds)
+        if computed:
+            self.draft.learn(rows, 1, context, draft_seconds / computed)
 
 
 def context_bucket(context: int) -> int:
