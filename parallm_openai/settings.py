@@ -151,12 +151,13 @@ class DraftSettings(Settings):
         None, description="Which revision of a draft model of the hub to take."
     )
     draft: Annotated[
-        Literal["suffix", "none"] | None,
+        Literal["mtp", "suffix", "none"] | None,
         Flag("Speculation", hint="a draft model is --draft-model, and a number of tokens --draft-length"),
     ] = Field(
         None,
         description="How to draft without a draft model: suffix copies what followed the last tokens before, in the "
-        "text so far and in earlier answers; none does not draft. The default is suffix.",
+        "text so far and in earlier answers; mtp also has the model's own head for multi-token prediction draft; none "
+        "does not draft. The default is mtp if the checkpoint has such a head, else suffix.",
     )
 
     @model_validator(mode="after")

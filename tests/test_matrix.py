@@ -6,19 +6,24 @@ without drafts and stored prefixes, one request at a time. docs/matrix.md shows 
 
 from __future__ import annotations
 
+import atexit
 import copy
 import runpy
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from allpairspy import AllPairs
-from support import families
+from support import families, mtp_heads
 from support.kinds import KINDS, disturbed
 from support.processes import ROOT
 from support.servers import RunningServer, demo_target, running_server
@@ -33,7 +38,7 @@ Choice = dict[str, Any]
 
 FACTORS: dict[str, list[str]] = {
     "family": ["dense", "linear attention", "short convolution", "state space", "recurrent"],
-    "drafter": ["suffix", "fair draft", "perfect draft", "hostile draft", "dense draft", "none"],
+    "drafter": ["suffix", "fair draft", "perfect draft", "hostile draft", "dense draft", "MTP head", "none"],
     "draft length": ["auto", "3", "7"],
     # Under rejection the tokens of sampled rows depend on the drafts; their distribution does not.
     "sampling": ["greedy", "greedy, acceptance by rejection", "seeded", "seeded, top-p, top-k and min-p"],
@@ -123,7 +128,12 @@ class Case:
         }
 
 
-CASES = [Case(tuple(chosen)) for chosen in AllPairs(list(FACTORS.values()))]
+def _possible(chosen: list[str]) -> bool:
+    """A head's layer is of its family: only one of these has such heads."""
+    return chosen[:2] not in [[family, "MTP head"] for family in FACTORS["family"] if family != "linear attention"]
+
+
+CASES = [Case(tuple(chosen)) for chosen in AllPairs(list(FACTORS.values()), filter_func=_possible)]
 
 
 @cache
@@ -136,7 +146,18 @@ def loaded(kind: str, *, thinks: bool = False) -> LoadedModel:
         begin = "<|im_start|>assistant\\n"
         before, _, after = str(tokenizer.chat_template).rpartition(begin)
         tokenizer.chat_template = f"{before}{begin}<think>\\n{after}"
-    return replace(target, model=families.build(config, seed=3), config=config, name=kind, tokenizer=tokenizer)
+    model = families.build(config, seed=3)
+    return replace(target, model=model, config=config, name=kind, tokenizer=tokenizer, path=_heads())
+
+
+@cache
+def _heads() -> Path:
+    """A folder with the head of the one family that has one."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    weights = mtp_heads.head_weights(KINDS["linear attention"].family)
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
 
 
 @cache
@@ -144,7 +165,7 @@ def drafter(kind: str, name: str) -> Any:
     """What drafts: a model, the name of a drafter that needs none, or nothing."""
     noise = {"perfect draft": 0.0, "fair draft": 0.1, "dense draft": 0.1, "hostile draft": 3.0}
     if name not in noise:
-        return None if name == "none" else name
+        return {"none": None, "MTP head": "mtp"}.get(name, name)
     own = loaded("dense" if name == "dense draft" else kind)
     return replace(own, model=disturbed(families.build(own.config, seed=3), noise[name]))
 
@@ -226,6 +247,7 @@ def test_any_two_choices_meet_in_some_case() -> None:
         frozenset((choice, other))
         for a, b in combinations(FACTORS, 2)
         for choice, other in product(_named(a), _named(b))
+        if _possible([choice[1], other[1]])
     }
     met = {frozenset(pair) for case in CASES for pair in combinations(zip(FACTORS, case.chosen, strict=True), 2)}
     assert met == wanted

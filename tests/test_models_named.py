@@ -49,7 +49,7 @@ def test_the_fallback_is_served_with_its_draft_and_says_so_in_a_line(
 def test_the_fetched_model_is_the_default_under_its_own_name(fetched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load_model(ModelSettings())
     assert (loaded.name, loaded.path) == ("smollm2-135m-instruct", fetched)
-    assert load_draft(ModelSettings()) == "suffix"
+    assert load_draft(ModelSettings()) == "auto"
     assert capsys.readouterr().err == ""
 
 
@@ -59,7 +59,7 @@ def test_a_name_asks_for_its_model_with_its_drafter(fetched: Path, capsys: pytes
     assert isinstance(draft, LoadedModel)
     assert draft.path == demo.DRAFT_PATH
     assert load_model(ModelSettings(model="smollm2")).path == fetched
-    assert load_draft(ModelSettings(model="smollm2")) == "suffix"
+    assert load_draft(ModelSettings(model="smollm2")) == "auto"
     assert capsys.readouterr().err == ""
 
 
@@ -72,8 +72,8 @@ def test_what_the_user_says_of_drafting_goes_before_what_belongs_to_the_name(fet
     assert chosen.name == demo.MODEL_ID
 
 
-def test_suffixes_draft_for_a_model_without_a_drafter_of_its_own(fetched: Path) -> None:
-    assert load_draft(ModelSettings(model=str(fetched))) == "suffix"
+def test_what_a_checkpoint_has_itself_drafts_for_a_model_without_a_draft_of_its_own(fetched: Path) -> None:
+    assert load_draft(ModelSettings(model=str(fetched))) == "auto"
 
 
 def test_a_named_model_that_is_not_here_is_refused_with_the_command_that_fetches_it(empty_store: Path) -> None:

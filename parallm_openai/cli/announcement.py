@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 Facts = list[tuple[str, str]]
 
+COPIES = "from the text so far and earlier answers"
 DRAFTERS = {
-    "suffix": "from the text so far and earlier answers",
+    "suffix": COPIES,
+    "mtp+suffix": f"by the model's own head for multi-token prediction, or {COPIES}",
     "none": "none: every step gives each request one token",
 }
 
@@ -108,7 +110,7 @@ def _drafts(config: EngineConfig, draft: LoadedModel | None, engine: AsyncEngine
     if not speculation["enabled"]:
         return "none: switched off"
     # A target that cannot speculate is served without the draft model.
-    by = DRAFTERS.get(drafter) or f"by {draft.name if draft is not None else drafter}"
+    by = DRAFTERS.get(drafter) or f"by {draft.name if draft is not None else drafter}, or {COPIES}"
     length = f"up to {config.max_draft_tokens}" if config.draft_length == "auto" else str(config.draft_length)
     return f"{by}, {length} tokens a step"
 

@@ -74,7 +74,8 @@ def load_defaults(model: LoadedModel, chosen: RequestDefaults) -> Defaults:
 def load_draft(settings: ModelSettings, drafting: DraftSettings | None = None) -> DraftSource:
     """What drafts for the model of the settings.
 
-    Unless told otherwise, a draft model of its own if it is a named model that has one, and suffixes for any other.
+    Unless told otherwise, a draft model of its own if it is a named model that has one, its own head if its checkpoint
+    has one, and suffixes for any other.
     """
     drafting = drafting or DraftSettings()
     path = drafting.draft_model
@@ -82,6 +83,6 @@ def load_draft(settings: ModelSettings, drafting: DraftSettings | None = None) -
         named = default_model() if settings.model is None else NAMED.get(settings.model)
         path = str(named.draft) if named is not None and named.draft is not None else None
     if path is None:
-        return None if drafting.draft == "none" else "suffix"
+        return None if drafting.draft == "none" else drafting.draft or "auto"
     draft = ModelSettings(model=path, revision=drafting.draft_revision, trust_remote_code=settings.trust_remote_code)
     return _loaded(draft, "--draft-revision")

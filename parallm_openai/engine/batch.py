@@ -30,6 +30,7 @@ class Batch:
 
     def append(self, row: Row, stored: Mapping[str, StoredRow] | None = None, length: int = 0) -> None:
         """Add a row that is in no batch, after the first `length` tokens of what is stored of a prefix, if any is."""
+        row.hidden.pieces.clear()
         for role, cache in self.caches.items():
             prefix = stored.get(role) if stored else None
             row.computed[role] = Computed()

@@ -5,31 +5,36 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
 from parallm_openai.engine.row import TARGET
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.mtp import MTPHead
 from parallm_openai.engine.speculation.portfolio import Portfolio
 from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.warm_up import warm_up
 from parallm_openai.models.kernels import fast_width, forward_tokens, on_gpu, prefill_tokens
-from parallm_openai.models.loading import LoadedModel, check_same_tokenizer
+from parallm_openai.models.language_model import LanguageModel
+from parallm_openai.models.loading import LoadedModel, ModelLoadError, check_same_tokenizer
+from parallm_openai.models.mtp import load_head
 from parallm_openai.settings import EngineConfig
 
 log = logging.getLogger(__name__)
 
-DraftSource = LoadedModel | Literal["suffix"] | None
-"""What drafts: a draft model, what stood in the text and in earlier answers before, or nothing."""
+DraftSource = LoadedModel | Literal["auto", "mtp", "suffix"] | None
+"""What drafts: a draft model, the model's own head for multi-token prediction, what stood in the text and in earlier
+answers before, or nothing. Whatever else drafts, texts are copied from as well. "auto" is the head if there is one."""
 
 
 def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = None) -> EngineCore:
     """The engine's core for a model and, perhaps, something to draft with.
 
     Raises UnsupportedModelError if the family cannot be batched, or the draft not rolled back,
-    and ModelLoadError if the draft's tokenizer is not the target's.
+    and ModelLoadError if the draft's tokenizer is not the target's, or the checkpoint has no head that was asked for.
     """
     abilities = probe(model.model, model.vocab_size)
     log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
@@ -44,9 +49,10 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         token_bytes=abilities.token_bytes,
         state_bytes=abilities.state_bytes,
     )
+    drafter = _drafter(model, abilities, draft)
     core = EngineCore(
-        ModelRunner(model.model, TARGET, ragged=abilities.ragged),
-        _drafter(model, abilities, draft),
+        ModelRunner(model.model, TARGET, ragged=abilities.ragged, keeps_hidden_states=drafter.reads_hidden_states),
+        drafter,
         config,
         traits,
         context_length=model.context_length,
@@ -60,15 +66,37 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     if draft is None:
         return Drafter()
     if abilities.ragged is None:
-        # Suffixes are the default: nobody may have asked for drafts.
-        level = logging.INFO if draft == "suffix" else logging.WARNING
+        # Nobody may have asked for drafts.
+        level = logging.INFO if draft in ("auto", "suffix") else logging.WARNING
         log.log(level, "%s cannot speculate (%s); it is served without", model.name, abilities.reason)
         return Drafter()
     if draft == "suffix":
         return SuffixDrafter()
+    if draft in ("auto", "mtp"):
+        head = _head(model)
+        if head is None and draft == "mtp":
+            raise ModelLoadError(f"{model.name} has no head for multi-token prediction that could draft")
+        return SuffixDrafter() if head is None else Portfolio(head, SuffixDrafter())
+    assert isinstance(draft, LoadedModel)
     check_same_tokenizer(model, draft)
+    computing = DraftModel(draft.model, draft.vocab_size, model.vocab_size, _ragged(draft), asynchronous=on_gpu())
+    return Portfolio(computing, SuffixDrafter())
+
+
+def _ragged(draft: LoadedModel) -> Ragged:
     found = probe(draft.model, draft.vocab_size)
     if found.ragged is None:
         raise UnsupportedModelError(f"{draft.name} cannot draft: {found.reason}")
-    computing = DraftModel(draft.model, draft.vocab_size, model.vocab_size, found.ragged, asynchronous=on_gpu())
-    return Portfolio(computing, SuffixDrafter())
+    return found.ragged
+
+
+def _head(model: LoadedModel) -> MTPHead | None:
+    """The model's own head, if its checkpoint has one and it can be run."""
+    head = load_head(model) if LanguageModel(model.model).has_head else None
+    if head is None:
+        return None
+    found = probe(head, model.vocab_size)
+    if found.ragged is None or not LanguageModel(head).has_head:
+        log.warning("the head for multi-token prediction of %s cannot draft (%s)", model.name, found.reason)
+        return None
+    return MTPHead(head, model.vocab_size, found.ragged, asynchronous=on_gpu())

@@ -12,6 +12,7 @@ from parallm_openai.engine.cache.blocks import BlockHashes
 from parallm_openai.engine.constraint import Mask, Matcher
 from parallm_openai.engine.position import Position, TokenHistory
 from parallm_openai.engine.request import FinishReason, Request, TokenLogprob
+from parallm_openai.engine.speculation.hidden_states import HiddenStates
 
 if TYPE_CHECKING:
     from parallm_openai.engine.batch import Batch
@@ -71,6 +72,7 @@ class Row:
     keep_at: tuple[int, ...] = ()
     # What drafters know of it.
     suffixes: RowText | None = None
+    hidden: HiddenStates = field(default_factory=HiddenStates)
     acceptance: AcceptanceRate | None = None
     # Prompt tokens that a stored prefix spared it, until its first output has reported them.
     cached_prompt_tokens: int = 0

@@ -13,7 +13,8 @@ from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.native import NativeCache, NativePrefill
 from parallm_openai.engine.cache.protocol import BatchCache
 from parallm_openai.engine.cache.ragged import Ragged
-from parallm_openai.models.language_model import LanguageModel
+from parallm_openai.engine.speculation.hidden_states import Piece
+from parallm_openai.models.language_model import LanguageModel, hidden_states
 
 
 class ModelRunner:
@@ -21,16 +22,24 @@ class ModelRunner:
 
     Rows prefill in a cache of their own, so that a long prompt neither widens nor blocks the decoding batch; a row
     whose prompt is computed is copied over. Without `ragged`, those are mlx-lm's own batch caches. `vocab_size` is
-    given if rows may hold ids that the model does not have; it reads those as 0.
+    given if rows may hold ids that the model does not have; it reads those as 0. If the model `keeps_hidden_states`,
+    every forward leaves them with its rows.
     """
 
     def __init__(
-        self, model: nn.Module, role: str, *, ragged: Ragged | None = Ragged(), vocab_size: int | None = None
+        self,
+        model: nn.Module,
+        role: str,
+        *,
+        ragged: Ragged | None = Ragged(),
+        vocab_size: int | None = None,
+        keeps_hidden_states: bool = False,
     ) -> None:
         self.model = LanguageModel(model)
         self.role = role
         self.ragged = ragged
         self.vocab_size = vocab_size
+        self.keeps_hidden_states = keeps_hidden_states
 
     def prefill_cache(self) -> BatchCache:
         return NativePrefill(self.model) if self.ragged is None else self.ragged.cache(self.model)
@@ -73,4 +82,11 @@ class ModelRunner:
             certain = [row.certain(self.role) for row in rows]
         if self.vocab_size is not None:
             inputs = replace(inputs, ids=mx.where(inputs.ids < self.vocab_size, inputs.ids, 0))
-        return batch.caches[self.role].forward(inputs, lengths, certain)
+        if not self.keeps_hidden_states:
+            return batch.caches[self.role].forward(inputs, lengths, certain)
+        with hidden_states() as seen:
+            logits = batch.caches[self.role].forward(inputs, lengths, certain)
+        for slot, (row, length, count) in enumerate(zip(rows, lengths, inputs.counts, strict=True)):
+            if count:
+                row.hidden.write(Piece(length, count, seen[0], slot * inputs.width))
+        return logits

@@ -253,6 +253,7 @@ class EngineCore:
         if row.batch is bucket.prefilling:
             # The others that prefill come next.
             bucket.decoding.reserve(len(bucket.decoding.rows) + len(bucket.prefilling.rows))
+        row.hidden.compact()
         bucket.decoding.take(row)
         self._store_prefix(row)
 

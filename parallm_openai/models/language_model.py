@@ -29,6 +29,8 @@ TOLERANCE = 0.02
 _installing = threading.Lock()
 # The positions to project, for the forward that this thread is in. Several engines may share a model.
 _positions: ContextVar[mx.array | None] = ContextVar("positions", default=None)
+# Where to put the hidden states that the projection gets, if somebody wants them.
+_seen: ContextVar[list[mx.array] | None] = ContextVar("seen", default=None)
 
 
 class Head(nn.Module):
@@ -51,7 +53,9 @@ class EmbeddingHead(nn.Module):
 
 def _asked_for(x: mx.array) -> mx.array:
     """The positions to project of hidden states `[rows, width, hidden]`."""
-    positions = _positions.get()
+    positions, seen = _positions.get(), _seen.get()
+    if seen is not None:
+        seen.append(x)
     return x if positions is None else x.reshape(1, -1, x.shape[-1])[:, positions]
 
 
@@ -62,6 +66,20 @@ def _only(positions: mx.array | None) -> Iterator[None]:
         yield
     finally:
         _positions.reset(token)
+
+
+@contextmanager
+def hidden_states() -> Iterator[list[mx.array]]:
+    """A list that gets the hidden states `[rows, width, hidden]` of each forward in the block.
+
+    They are what the output projection reads, of all positions. The model must have a `Head`.
+    """
+    seen: list[mx.array] = []
+    token = _seen.set(seen)
+    try:
+        yield seen
+    finally:
+        _seen.reset(token)
 
 
 class LanguageModel:

@@ -14,10 +14,12 @@ from mlx.utils import tree_map
 from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.mtp import MTPHead
 from parallm_openai.engine.speculation.portfolio import Portfolio
 from parallm_openai.engine.speculation.suffix import SuffixDrafter
 from parallm_openai.engine.step import EngineCore
 from support import families, tiny
+from support.mtp_heads import random_head
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Kind:
     def draft_model(self, noise: float, **options: Any) -> DraftModel:
         """One of the same kind: with a noise of 0 it always agrees, with 1 hardly ever."""
         return DraftModel(_draft(self.family, noise), tiny.VOCAB, tiny.VOCAB, self.ragged, **options)
+
+    def mtp_head(self, **options: Any) -> MTPHead:
+        return MTPHead(_head(self.family), tiny.VOCAB, **options)
 
     def core(self, drafter: str = "none", **options: Any) -> EngineCore:
         return tiny.core(lambda: DRAFTERS[drafter](self), target=self.model, ragged=self.ragged, **options)
@@ -58,9 +63,11 @@ DRAFTERS: dict[str, Callable[[Kind], Drafter]] = {
     "fair draft, not waited for": lambda kind: kind.draft_model(0.1, asynchronous=True),
     "hostile draft": lambda kind: kind.draft_model(3.0),
     "dense draft": lambda kind: KINDS["dense"].draft_model(0.1),
+    "MTP head": lambda kind: kind.mtp_head(),
     "suffix": lambda kind: SuffixDrafter(),
     "fair draft and suffix": lambda kind: Portfolio(kind.draft_model(0.1), SuffixDrafter()),
     "both, not waited for": lambda kind: Portfolio(kind.draft_model(0.1, asynchronous=True), SuffixDrafter()),
+    "MTP head and suffix, not waited for": lambda kind: Portfolio(kind.mtp_head(asynchronous=True), SuffixDrafter()),
 }
 
 
@@ -71,6 +78,11 @@ def _model(family: str) -> nn.Module:
 
 def _built(family: str) -> nn.Module:
     return families.build({**families.config(family), "vocab_size": tiny.VOCAB}, seed=3)
+
+
+@cache
+def _head(family: str) -> nn.Module:
+    return random_head(_model(family))
 
 
 @cache

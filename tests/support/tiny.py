@@ -132,9 +132,10 @@ def core(
     runs_ahead: bool = False,
     **settings: object,
 ) -> EngineCore:
+    drafter = make_drafter()
     return EngineCore(
-        ModelRunner(target or model(), TARGET, ragged=ragged),
-        make_drafter(),
+        ModelRunner(target or model(), TARGET, ragged=ragged, keeps_hidden_states=drafter.reads_hidden_states),
+        drafter,
         EngineConfig.model_validate(settings),
         ModelTraits(
             ragged is not None,

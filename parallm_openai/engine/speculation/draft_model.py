@@ -52,31 +52,61 @@ class DraftModel(Drafter):
 
     def read_along(self, batch: Batch, rows: Collection[Row], width: int) -> None:
         first = batch.rows[: max(row.slot for row in rows) + 1]
-        self.runner.prefill(batch, [_unread(row)[:width] if row in rows else () for row in first])
+        # All but the last token: the draft begins with that.
+        chunks = [self._next(row, min(width, self._unread(row) - 1)) if row in rows else [] for row in first]
+        if any(chunks):
+            self.runner.prefill(batch, chunks)
 
     def propose(
         self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
     ) -> Drafts:
         for row in batch.rows:
-            _forget_rejected(row)
+            self._forget_rejected(row)
         if not any(lengths):
             return Drafts.none(len(batch.rows))
         # A row that is not drafted for now keeps up in the same forward, as far as that is wide anyway.
-        width = max(_catch_up(row) for row, length in zip(batch.rows, lengths, strict=True) if length)
-        inputs = Inputs.of([_next(row, width) for row in batch.rows], [int(length > 0) for length in lengths])
+        width = max(self._catch_up(row) for row, length in zip(batch.rows, lengths, strict=True) if length)
+        tokens = [self._next(row, min(width, self._unread(row))) for row in batch.rows]
+        inputs = Inputs.of(tokens, [int(length > 0) for length in lengths])
         drawing = Drawing(batch.rows, lengths)
         for depth in range(max(lengths)):
             slots = [slot for slot, length in enumerate(lengths) if length > depth]
-            logits = self._over_target_vocabulary(self.runner.advance(batch, inputs))
-            drawn = drawing.draw(logits, slots, acceptance)
+            drawn = drawing.draw(self._logits(batch, inputs, depth), slots, acceptance)
             if not self.asynchronous:
                 drawing.wait()
             counts = [int(length > depth + 1) for length in lengths]
             inputs = Inputs(drawn[:, None], counts, counts)
         return drawing.drafts()
 
+    def _unread(self, row: Row) -> int:
+        """How many tokens it has to read of a row before it can draft for it."""
+        return len(row.tokens) - row.computed[DRAFT].end
+
+    def _catch_up(self, row: Row) -> int:
+        """The same for a row that is to be drafted for, which starts over if that is many."""
+        draft = row.computed[DRAFT]
+        if self._unread(row) > CATCH_UP:
+            draft.start, draft.length = len(row.tokens) - RESTART, 0
+        return self._unread(row)
+
+    def _next(self, row: Row, count: int) -> list[int]:
+        """The next tokens, so many, that it has to read of a row."""
+        end = row.computed[DRAFT].end
+        return row.tokens[end : end + count]
+
+    def _logits(self, batch: Batch, inputs: Inputs, depth: int) -> mx.array:
+        """Logits over the target's vocabulary for the tokens of this depth: the noise of a draw depends on its size."""
+        return self._over_target_vocabulary(self.runner.advance(batch, inputs))
+
+    def _forget_rejected(self, row: Row) -> None:
+        """Roll the draft model back to what the target has committed.
+
+        In every step: once the target has gone on, a rejected token could not be told from an accepted one.
+        """
+        draft = row.computed[DRAFT]
+        draft.length = max(0, min(draft.length, row.computed[TARGET].length - draft.start))
+
     def _over_target_vocabulary(self, logits: mx.array) -> mx.array:
-        """The draft's logits over the target's vocabulary: the noise of a draw depends on its size."""
         missing = self.target_vocab_size - logits.shape[-1]
         if missing > 0:
             return mx.pad(logits, [(0, 0), (0, missing)], constant_values=sampling.FORBIDDEN)
@@ -142,31 +172,3 @@ class Drawing:
 
     def drafts(self) -> Drafts:
         return Drafts(self.lengths, mx.stack(self.columns, axis=1), self.log_q, self.waits)
-
-
-def _forget_rejected(row: Row) -> None:
-    """Roll the draft model back to what the target has committed.
-
-    In every step: once the target has gone on, a rejected token could not be told from an accepted one.
-    """
-    draft = row.computed[DRAFT]
-    draft.length = max(0, min(draft.length, row.computed[TARGET].length - draft.start))
-
-
-def _catch_up(row: Row) -> int:
-    """How many tokens the draft model has to read before it can draft for a row, which starts over if that is many."""
-    draft = row.computed[DRAFT]
-    if len(row.tokens) - draft.end > CATCH_UP:
-        draft.start, draft.length = len(row.tokens) - RESTART, 0
-    return len(row.tokens) - draft.end
-
-
-def _unread(row: Row) -> list[int]:
-    """What the draft model has still to read of a row, all but its last token."""
-    return row.tokens[row.computed[DRAFT].end : -1]
-
-
-def _next(row: Row, count: int) -> list[int]:
-    """The next tokens, up to `count`, that the draft model has to read of a row."""
-    end = row.computed[DRAFT].end
-    return row.tokens[end : end + count]

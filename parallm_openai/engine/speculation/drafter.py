@@ -23,6 +23,8 @@ class Drafter:
 
     name = "none"
     runner: ModelRunner | None = None
+    # Whether it needs the target's hidden states: the engine then keeps those of each row's newest tokens.
+    reads_hidden_states = False
 
     @property
     def recurrent(self) -> bool:

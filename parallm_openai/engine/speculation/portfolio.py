@@ -25,6 +25,7 @@ class Portfolio(Drafter):
         self.computing, self.copying = computing, copying
         self.name = f"{computing.name}+{copying.name}"
         self.runner = computing.runner
+        self.reads_hidden_states = computing.reads_hidden_states
 
     def chances(self, row: Row, count: int) -> Sequence[float] | None:
         return self.copying.chances(row, count)
