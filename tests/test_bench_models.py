@@ -10,10 +10,14 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm import load as load_with_mlx_lm
+from support.tiny import greedy, reference, run_all
 
 from parallm_openai.bench.make_model import SPECIAL, TOLERANCE, PairFigures, make_pair, make_tokenizer
 from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.words import lexicon, words
+from parallm_openai.engine.build import build_core
+from parallm_openai.models.loading import load
+from parallm_openai.settings import EngineConfig
 
 TINY = PairShape(hidden=64, layers=4, ffn=128, heads=4, vocab=512, draft_layers=1)
 
@@ -47,6 +51,21 @@ def test_a_made_pair_is_as_asked_for(pair: Pair) -> None:
     # A certainty that is right on the text that it was tuned on is about right on any.
     assert abs(pair.figures.top_probability - TINY.sharpness) < 0.01
     assert abs(top_probability(target, tokenizer.encode(" ".join(words(3, 200)))) - TINY.sharpness) < 0.1
+
+
+@pytest.mark.slow
+def test_a_hybrid_pair_is_as_asked_for_too(tmp_path: Path) -> None:
+    shape = PairShape(**{**TINY.__dict__, "family": "qwen3_next", "draft_layers": 2})
+    figures = make_pair(tmp_path, shape)
+    assert abs(figures.agreement - TINY.agreement) <= 2 * TOLERANCE
+    target, draft = (load(tmp_path / name) for name in ("target", "draft"))
+    core = build_core(target, EngineConfig(draft_length=3), draft)
+    assert core.scheduler.recurrent
+    wanted = [greedy([5, 6, 7], 20, ignore_eos=True), greedy(list(range(9, 40)), 20, ignore_eos=True)]
+    run = run_all(core, wanted)
+    for request in wanted:
+        assert run.tokens[request.id] == reference(request, target=target.model)
+    assert sum(map(run.accepted, wanted)) > 20
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A random-weight Llama and a draft that agrees with it as often as asked for, with a working tokenizer.
+"""A random-weight model and a draft that agrees with it as often as asked for, with a working tokenizer.
 
 The draft is the target's first layers with its embeddings and head. What the target's
 further layers add is scaled until the two agree as often as wanted: greedy tokens of the
@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models import llama
+from mlx_lm.models import llama, qwen3_next
 from mlx_lm.models.cache import make_prompt_cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -62,7 +63,7 @@ class PairFigures:
 def make_pair(folder: Path, shape: PairShape) -> PairFigures:
     """Write `folder/target` and `folder/draft`; returns what they are like."""
     mx.random.seed(shape.seed)
-    target, draft = _llama(shape, shape.layers), _llama(shape, shape.draft_layers)
+    target, draft = _model(shape, shape.layers), _model(shape, shape.draft_layers)
     _silence_specials(target)
     _share(target, draft, shape)
     tokenizer = make_tokenizer(shape.vocab)
@@ -76,9 +77,9 @@ def make_pair(folder: Path, shape: PairShape) -> PairFigures:
 
 
 def _config(shape: PairShape, layers: int) -> dict[str, object]:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    config: dict[str, object] = {
+        "architectures": [{"llama": "LlamaForCausalLM", "qwen3_next": "Qwen3NextForCausalLM"}[shape.family]],
+        "model_type": shape.family,
         "hidden_size": shape.hidden,
         "num_hidden_layers": layers,
         "intermediate_size": shape.ffn,
@@ -91,10 +92,35 @@ def _config(shape: PairShape, layers: int) -> dict[str, object]:
         "eos_token_id": [0, 2],
         "bos_token_id": 0,
     }
+    return config | (_hybrid_config(shape) if shape.family == "qwen3_next" else {})
 
 
-def _llama(shape: PairShape, layers: int) -> nn.Module:
-    return llama.Model(llama.ModelArgs.from_dict(_config(shape, layers)))
+def _hybrid_config(shape: PairShape) -> dict[str, object]:
+    """Recurrent layers with as many heads as attention has, and no experts."""
+    size = shape.hidden // shape.heads
+    return {
+        "full_attention_interval": 2,
+        "head_dim": size,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10_000.0,
+        "linear_num_key_heads": shape.heads,
+        "linear_num_value_heads": shape.heads,
+        "linear_key_head_dim": size,
+        "linear_value_head_dim": size,
+        "linear_conv_kernel_dim": 4,
+        "num_experts": 0,
+        "num_experts_per_tok": 0,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 0,
+        "shared_expert_intermediate_size": 0,
+    }
+
+
+def _model(shape: PairShape, layers: int) -> nn.Module:
+    module: Any = {"llama": llama, "qwen3_next": qwen3_next}[shape.family]
+    model: nn.Module = module.Model(module.ModelArgs.from_dict(_config(shape, layers)))
+    return model
 
 
 def _silence_specials(model: nn.Module) -> None:
@@ -123,12 +149,12 @@ def _prompts(tokenizer: Tokenizer) -> mx.array:
 def _tune(target: nn.Module, draft: nn.Module, wanted: float, prompts: mx.array) -> float:
     """Scale the target's further layers by bisection of the scale's logarithm; returns the agreement reached."""
     upper = target.model.layers[len(draft.model.layers) :]
-    whole = [(layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight) for layer in upper]
+    added = [module for layer in upper for module in (_mixer_output(layer), layer.mlp.down_proj)]
+    whole = [module.weight for module in added]
 
     def agreement(scale: float) -> float:
-        for layer, (attention, mlp) in zip(upper, whole, strict=True):
-            layer.self_attn.o_proj.weight = attention * scale
-            layer.mlp.down_proj.weight = mlp * scale
+        for module, weight in zip(added, whole, strict=True):
+            module.weight = weight * scale
         return _agreement(target, draft, prompts)
 
     if wanted == 0:
@@ -141,6 +167,12 @@ def _tune(target: nn.Module, draft: nn.Module, wanted: float, prompts: mx.array)
             break
         low, high = (middle, high) if measured > wanted else (low, middle)
     return measured
+
+
+def _mixer_output(layer: Any) -> nn.Module:
+    """What a layer's attention or recurrent part adds by."""
+    module: nn.Module = layer.linear_attn.out_proj if hasattr(layer, "linear_attn") else layer.self_attn.o_proj
+    return module
 
 
 def _agreement(target: nn.Module, draft: nn.Module, prompts: mx.array) -> float:

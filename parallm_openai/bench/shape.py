@@ -19,6 +19,11 @@ class PairShape(Settings):
 
     has_variables: ClassVar[bool] = False
 
+    family: Annotated[Literal["llama", "qwen3_next"], Flag("Made model")] = Field(
+        "llama",
+        description="Family of both models: llama has attention in every layer, qwen3_next in every other one, and a "
+        "recurrent state in the rest.",
+    )
     hidden: Annotated[int, Flag("Made model")] = Field(768, ge=1, description="Hidden size of both models.")
     layers: Annotated[int, Flag("Made model")] = Field(12, ge=1, description="Layers of the target.")
     ffn: Annotated[int, Flag("Made model")] = Field(2048, ge=1, description="Size of the feed-forward layers.")
@@ -46,4 +51,6 @@ class PairShape(Settings):
             raise ValueError(f"--draft-layers: must be less than --layers ({self.layers}), not {self.draft_layers}")
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ValueError(f"--hidden: must be an even multiple of --heads ({self.heads}), not {self.hidden}")
+        if self.family != "llama" and self.draft_layers % 2:
+            raise ValueError(f"--draft-layers: must be even with --family {self.family}, not {self.draft_layers}")
         return self
