@@ -13,8 +13,8 @@ HEAD = """# Every feature with every other
 A request's output is a function of the request: with drafts or without, alone or in a batch, from a stored prefix or
 from the start. `tests/test_matrix.py` holds the server to that. It crosses the choices below so that **any two of them
 meet in some case**, which takes {cases} cases; only one of these families has heads for multi-token prediction (MTP).
-In each, a server answers chats among neighbours of other kinds. The answers must be those of the same model without drafts, batch and stored prefixes: text, thoughts, calls, reasons to
-stop, and log-probabilities to a thousandth.
+In each, a server answers chats among neighbours of other kinds. The answers must be those of the same model without
+drafts, batch and stored prefixes: text, thoughts, calls, reasons to stop, and log-probabilities to a thousandth.
 
 | what | choices |
 | --- | --- |
