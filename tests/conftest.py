@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Tests tell what is right, not how fast: this machine may be busy.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # Commands without --model work with the bundled pair, whatever has been fetched on this machine.
 os.environ["PARALLM_MODEL"] = "demo"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
 from support.tiny import Run, Sums, draft_model, greedy, reference, run_all, seeded
@@ -38,7 +38,7 @@ def mixed(count: int, seed: int) -> list[Request]:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     batch=st.integers(1, 6),

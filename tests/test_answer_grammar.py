@@ -224,7 +224,7 @@ def likely(grammar: AnswerGrammar, allowed: set[int], luck: random.Random) -> in
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=st.one_of(cases, harmony_cases), luck=st.randoms(use_true_random=False))
 def test_a_mask_is_what_reading_everything_again_would_allow(case: Case, luck: random.Random) -> None:
     grammar = case.grammar()
@@ -241,7 +241,7 @@ def test_a_mask_is_what_reading_everything_again_would_allow(case: Case, luck: r
             return
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=st.one_of(cases, harmony_cases), luck=st.randoms(use_true_random=False))
 def test_drafts_are_judged_as_they_would_be_committed(case: Case, luck: random.Random) -> None:
     ahead, behind = (case.grammar().matcher() for _ in range(2))
@@ -266,7 +266,7 @@ def test_drafts_are_judged_as_they_would_be_committed(case: Case, luck: random.R
 def test_what_a_bound_answer_says_is_of_its_grammar_and_its_thoughts_are_beside_it() -> None:
     ended = 0
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(case=st.one_of(cases, harmony_cases), luck=st.randoms(use_true_random=False))
     def check(case: Case, luck: random.Random) -> None:
         nonlocal ended

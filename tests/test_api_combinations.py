@@ -71,7 +71,7 @@ EVERY_RULE: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
 
 @pytest.mark.slow
 @example(drawn=EVERY_RULE)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(st.tuples(requests, formats, st.booleans()), min_size=1, max_size=4))
 def test_an_answer_is_the_same_however_it_is_asked_for(
     server: RunningServer, drawn: list[tuple[dict[str, Any], dict[str, Any], bool]]

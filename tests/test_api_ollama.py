@@ -103,7 +103,7 @@ def test_the_cases_show_what_they_are_named_for(server: RunningServer) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     question=st.sampled_from(["Hello!", "What is the weather in Paris?", SUM, "Tell me a story."]),
     options=st.fixed_dictionaries(

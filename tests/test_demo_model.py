@@ -65,7 +65,7 @@ def test_both_have_the_same_tokenizer() -> None:
         assert (TARGET_PATH / name).read_bytes() == (DRAFT_PATH / name).read_bytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_any_text_survives_the_tokenizer(text: str) -> None:
     _, _, tokenizer = pair()

@@ -158,7 +158,7 @@ def conversation(turns: list[list[Any]]) -> tuple[list[dict[str, Any]], list[str
     return messages, words
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(turns=TURNS, tools=st.sampled_from([None, [WEATHER]]))
 def test_no_message_call_or_result_is_ever_lost(turns: list[list[Any]], tools: Any) -> None:
     messages, words = conversation(turns)

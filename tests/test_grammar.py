@@ -44,7 +44,7 @@ def allowed(matcher: TokenMatcher, drafts: tuple[int, ...] = ()) -> list[int]:
     return [int(token) for token in np.flatnonzero(bits)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(luck=st.randoms(use_true_random=False))
 def test_any_walk_through_the_mask_ends_in_valid_json(luck: Any) -> None:
     matcher = GRAMMARS.json_schema(PERSON).matcher()
@@ -60,7 +60,7 @@ def test_any_walk_through_the_mask_ends_in_valid_json(luck: Any) -> None:
     assert 0 <= found["age"] <= 120
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(luck=st.randoms(use_true_random=False), depth=st.integers(1, 6))
 def test_looking_ahead_along_drafts_is_what_committing_them_would_show(luck: Any, depth: int) -> None:
     matcher, ahead = (GRAMMARS.json_schema(PERSON).matcher() for _ in range(2))

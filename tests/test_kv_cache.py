@@ -61,7 +61,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(steps=operations)
 def test_logits_are_those_of_each_row_alone_whatever_happened_before(steps: list[Any]) -> None:
     batch, other = Mirror(), Mirror()

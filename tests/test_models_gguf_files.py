@@ -279,7 +279,7 @@ def test_no_claim_of_a_file_is_believed(content: bytes, said: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_header_is_refused_or_means_another_model(data: st.DataObject, file: Path, written: Path) -> None:
     content = bytearray(written.read_bytes())

@@ -115,7 +115,7 @@ def test_a_byte_level_vocabulary_encodes_as_before(pair: tuple[Tokenizer, Any]) 
     assert sum(len(loaded.encode(text)) for text in CORPUS) < sum(len(text) for text in CORPUS) * 2 / 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=40))
 def test_any_text_is_encoded_as_before_and_decoded_to_itself(pair: tuple[Tokenizer, Any], text: str) -> None:
     before, loaded = pair

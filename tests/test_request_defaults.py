@@ -10,7 +10,7 @@ from typing import Any
 
 import gguf
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import families, gguf_files
 from support.servers import RunningServer, demo_target, running_server
@@ -50,7 +50,6 @@ def recommending(**sampling: Any) -> LoadedModel:
 # Who goes before whom
 
 
-@settings(deadline=None)
 @given(request=fields, server=fields, model=fields)
 def test_a_request_goes_before_the_server_the_server_before_the_model_and_the_model_before_no_change(
     request: dict[str, Any], server: dict[str, Any], model: dict[str, Any]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from openai.types.responses import ResponseInputItemParam, ResponseItem
 from pydantic import TypeAdapter
@@ -172,7 +172,6 @@ def test_thoughts_are_read_from_whichever_form_holds_them(fields: dict[str, Any]
     assert message.get("reasoning_content") == text
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_sealed_thoughts_open_again(text: str) -> None:
     text = text.encode("utf-8", "replace").decode()
@@ -206,7 +205,6 @@ ITEMS = st.lists(
 # A tool's output whose call is cut off, and one that never had a call.
 @example([USER, CALL, OUTPUT, USER])
 @example([OUTPUT, USER])
-@settings(deadline=None)
 @given(ITEMS)
 def test_each_cut_goes_further_and_keeps_instructions_the_last_question_and_calls_with_their_outputs(
     items: list[dict[str, Any]],

@@ -6,7 +6,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parallm_openai.api.response_store import ResponseStore, Turn
@@ -35,7 +35,6 @@ STEP = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(0, 12),
     limit=st.sampled_from([0, 5_000, 20_000, 60_000, LARGE]),

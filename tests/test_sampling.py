@@ -34,7 +34,7 @@ rows = st.lists(st.tuples(params, token_lists, token_lists, token_lists), min_si
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(drawn=rows, seed=st.integers(0, 1000))
 def test_a_batch_samples_what_a_plain_decoder_samples_row_by_row(
     drawn: list[tuple[SamplingParams, list[int], list[int], list[int]]], seed: int

@@ -61,7 +61,7 @@ def batch(shapes: Sequence[int], vocab: int, seed: int) -> mx.array:
     return mx.array(np.stack([SHAPES[shape](dice, vocab) for shape in shapes]).astype(np.float32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     drawn=st.lists(st.tuples(params, st.integers(0, len(SHAPES) - 1)), min_size=1, max_size=8),
     vocab=st.sampled_from(VOCABS),
@@ -91,7 +91,7 @@ def floor_by_the_book(logits: np.ndarray, chosen: SamplingParams) -> float:
     return max(floor, x[0] + np.log(chosen.min_p)) if chosen.min_p > 0 else floor
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     chosen=params,
     shape=st.integers(0, len(SHAPES) - 1),

@@ -77,7 +77,7 @@ def accepted(schema: dict[str, Any]) -> list[bool]:
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(schema=schemas)
 def test_closing_takes_instances_away_adds_none_and_leaves_some(schema: dict[str, Any]) -> None:
     before = json.dumps(schema)
@@ -139,7 +139,7 @@ wordings = (worded | objects(worded | nothing)).map(
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(schema=wordings.filter(lambda schema: "unevaluated" not in json.dumps(schema)))
 def test_other_words_mean_the_same(schema: dict[str, Any]) -> None:
     reworded = copied(schema)
@@ -278,7 +278,7 @@ decimals = st.floats(allow_nan=False, allow_infinity=False) | st.decimals(-999, 
 BOUNDS = {"minimum": "__ge__", "exclusiveMinimum": "__gt__", "maximum": "__le__", "exclusiveMaximum": "__lt__"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(keyword=st.sampled_from(sorted(BOUNDS)), bound=integers | decimals, whole=st.booleans())
 def test_a_bound_is_kept_to_the_digit_or_refused_by_name(keyword: str, bound: float, whole: bool) -> None:
     schema = {"type": "integer" if whole else "number", keyword: bound}

@@ -260,7 +260,11 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
         ("a.yaml", "request-timeout: .nan", "request-timeout: must be a number above 0, not nan"),
         ("a.yaml", "use-speculative: 3", "use-speculative: must be true or false, not 3"),
         ("a.yaml", "log-level: loud", "log-level: must be one of debug, info, warning or error, not 'loud'"),
-        ("a.yaml", "draft: model", "draft: must be one of mtp, suffix or none, not 'model'; a draft model is --draft-model"),
+        (
+            "a.yaml",
+            "draft: model",
+            "draft: must be one of mtp, suffix or none, not 'model'; a draft model is --draft-model",
+        ),
         ("a.yaml", "model: 5", "model: must be a name, folder, GGUF file or hub id, not 5"),
         ("a.toml", "host = ' '", "host: must not be empty"),
         ("a.yaml", "api-key: 12345", "api-key: must be a text or a list of texts\n"),

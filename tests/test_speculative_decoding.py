@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kinds, tiny
 from support.kinds import KINDS
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_step_fails")
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(
     drawn=drawn_requests,
     kind=st.sampled_from(sorted(KINDS)),

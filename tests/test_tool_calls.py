@@ -95,7 +95,7 @@ OBJECTS = {"hermes": ("<tool_call>", "</tool_call>"), "llama3_json": ("", ""), "
 
 
 @pytest.mark.parametrize("family", OBJECTS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(luck=st.randoms(use_true_random=False), indent=st.sampled_from([None, 1]), listed=st.booleans())
 def test_an_object_is_read_by_its_own_keys_in_any_order(
     family: str, luck: random.Random, indent: int | None, listed: bool
@@ -317,7 +317,7 @@ JUNK = st.lists(
 
 
 @pytest.mark.parametrize("family", FORMATS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(text=JUNK, own=st.booleans(), luck=st.randoms(use_true_random=False))
 def test_any_text_reads_the_same_from_any_cut(family: str, text: str, own: bool, luck: random.Random) -> None:
     if own:

@@ -145,7 +145,7 @@ given_arguments = st.fixed_dictionaries({}, optional=VALUES)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [published(name) if name in PUBLISHED else name for name in RENDERED])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(arguments=given_arguments, tool=st.sampled_from(NAMES), luck=st.randoms(use_true_random=False))
 def test_what_a_template_writes_is_read_back_equal(
     name: str, arguments: dict[str, Any], tool: str, luck: random.Random

@@ -46,7 +46,7 @@ def test_every_form_of_a_literal_is_what_python_reads(family: str, text: str) ->
     assert calls_in(family, written) == [("get_time", {"days": 1, "new": expected}), ("my-tool", {})]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
