@@ -216,7 +216,7 @@ def test_the_start_says_what_is_served_and_what_to_try(capsys: pytest.CaptureFix
         "also at  http://192.0.2.7:1",
         "context  8192 tokens",
         "batch    4 requests of 65536 tokens in all, at most",
-        "drafts   by draft, 3 tokens a step",
+        "drafts   by draft, or from the text so far and earlier answers, 3 tokens a step",
         "parallm-openai chat --url http://127.0.0.1:1\n",
     ):
         assert line in said
