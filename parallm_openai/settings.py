@@ -366,3 +366,44 @@ class TlsSettings(Settings):
         if self.ssl_cert_reqs and self.ssl_ca_certs is None:
             raise ValueError("--ssl-cert-reqs: needs --ssl-ca-certs")
         return self
+
+
+class ReplicaSettings(Settings):
+    """Replicas of the engine behind one address, by Ray Serve."""
+
+    replicas: Annotated[int | None, Flag("Replicas")] = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Serve by so many replicas of the engine, each with the model in a process of its own. Needs the "
+        "extra ray. If not given, the engine runs in this process, without Ray.",
+    )
+    max_replicas: Annotated[int | None, Flag("Replicas")] = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Start up to so many replicas as requests queue, and end them again. If not given, their number is "
+        "fixed.",
+    )
+    target_ongoing_requests: Annotated[float | None, Flag("Replicas")] = Field(
+        None,
+        gt=0,
+        description="Requests, running or waiting, that a replica should have on average: with more, replicas are "
+        "started. The maximum batch size if not given.",
+    )
+    replica_routing: Annotated[Literal["prefix", "least-loaded"], Flag("Replicas")] = Field(
+        "prefix",
+        description="Which replica gets a request: prefix prefers one that has computed the beginning of its prompt, "
+        "then the one of its session; least-loaded looks at the load alone.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> ReplicaSettings:
+        given = [name for name in type(self).model_fields if name != "replicas" and name in self.model_fields_set]
+        if given and self.replicas is None:
+            raise ValueError(f"--{given[0].replace('_', '-')}: needs --replicas")
+        if self.max_replicas is not None and self.replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"--max-replicas: must be at least --replicas, which is {self.replicas}")
+        if self.target_ongoing_requests is not None and self.max_replicas is None:
+            raise ValueError("--target-ongoing-requests: needs --max-replicas")
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from typing import Any
 
@@ -162,3 +163,29 @@ def test_the_counted_bytes_are_about_those_that_python_takes() -> None:
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert 0.6 * taken < store.size < 3 * taken
+
+
+def test_a_long_conversation_travels_to_another_process_and_is_not_stored_twice() -> None:
+    store = ResponseStore(10_000, LARGE)
+    sizes, turn = [], None
+    for number in range(500):
+        # Each turn is one that has been in another process.
+        turn = pickle.loads(pickle.dumps(turn))
+        assert store.put("", response(str(number), "b"), [message(str(number))], turn)
+        stored = store.get("", f"resp_{number}")
+        assert stored is not None
+        turn = stored.turn
+        sizes.append(store.size)
+    assert len(pickle.loads(pickle.dumps(stored)).turn.items()) == 1000
+    assert sizes[-1] - sizes[-2] <= sizes[1] - sizes[0] + 50
+
+
+def test_an_answer_that_was_generated_again_takes_the_place_of_the_first() -> None:
+    store = ResponseStore(10, LARGE)
+    for _ in range(2):
+        store.put("", response("one", "answer"), [message("question")], None)
+    size = store.size
+    store.put("", response("one", "answer"), [message("question")], None)
+    assert (len(store), store.size) == (1, size)
+    store.remove("", "resp_one")
+    assert (len(store), store.size) == (0, 0)

@@ -26,6 +26,7 @@ from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
+    ReplicaSettings,
     RequestDefaults,
     ServerSettings,
     TlsSettings,
@@ -40,6 +41,7 @@ MODELS: list[type[Settings]] = [
     RequestDefaults,
     ServerSettings,
     TlsSettings,
+    ReplicaSettings,
 ]
 OPTIONS = {option.key: option for model in MODELS for option in options_of(model)}
 # Values that differ from the default, for settings that are neither switches nor numbers.
@@ -61,9 +63,16 @@ SAMPLES = {
     "cors-origins": "null",
     "context-length": "5",
     "root-path": "/x",
+    "replicas": "2",
+    "max-replicas": "3",
+    "target-ongoing-requests": "5",
+    "replica-routing": "least-loaded",
 }
 # Settings that mean nothing without another.
 NEEDED = {
+    "max-replicas": ["--replicas", "2"],
+    "target-ongoing-requests": ["--replicas", "2", "--max-replicas", "4"],
+    "replica-routing": ["--replicas", "2"],
     "draft-revision": ["--draft-model", "y"],
     "ssl-keyfile": ["--ssl-certfile", "y"],
     "ssl-keyfile-password": ["--ssl-certfile", "y"],
@@ -84,8 +93,9 @@ def invoke(*arguments: str, **environment: str) -> tuple[dict[str, Any], Any]:
         defaults: RequestDefaults,
         settings: ServerSettings,
         tls: TlsSettings,
+        replicas: ReplicaSettings,
     ) -> None:
-        for each in (model, drafting, config, defaults, settings, tls):
+        for each in (model, drafting, config, defaults, settings, tls, replicas):
             seen.update(each.model_dump())
 
     app = typer.Typer(pretty_exceptions_enable=False)

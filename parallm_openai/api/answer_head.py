@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from parallm_openai import __version__
 from parallm_openai.engine.request import FinishReason
+from parallm_openai.text.draws import created, new_hex
 from parallm_openai.text.events import Finish
 from parallm_openai.text.generation import Generation
 
@@ -20,11 +19,11 @@ class AnswerHead:
     kind: str
     model: str
     id: str
-    created: int = field(default_factory=lambda: int(time.time()))
+    created: int = field(default_factory=created)
 
     @classmethod
     def new(cls, kind: str, prefix: str, model: str) -> AnswerHead:
-        return cls(kind, model, f"{prefix}-{uuid.uuid4().hex}")
+        return cls(kind, model, f"{prefix}-{new_hex()}")
 
     def body(self, choices: list[dict[str, object]], **more: object) -> dict[str, object]:
         return {

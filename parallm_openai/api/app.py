@@ -32,6 +32,7 @@ from parallm_openai.api.ollama import models as ollama_models
 from parallm_openai.api.ollama import routes as ollama
 from parallm_openai.api.paths import Paths
 from parallm_openai.api.request_log import RequestLog
+from parallm_openai.api.response_store import Responses
 from parallm_openai.api.route import Bodies, ClientGone
 from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.state import AppState
@@ -70,16 +71,17 @@ def create_app(
     settings: ServerSettings,
     defaults: Defaults | None = None,
     traces: Traces | None = None,
+    responses: Responses | None = None,
 ) -> FastAPI:
     """All routes on one engine; the app shuts the engine down with itself.
 
     `defaults` hold for requests that do not say; without them, the model's own do. Without `traces`, the environment
-    says whether there are some.
+    says whether there are some. Without `responses`, this process keeps those of `/v1/responses`.
     """
     traces = traces or traces_of_environment()
     # sse-starlette would cut streams half a second after SIGTERM; uvicorn's own time-out rules here.
     AppStatus.disable_automatic_graceful_drain()
-    state = AppState.of(engine, model, settings, defaults or Defaults.of(model))
+    state = AppState.of(engine, model, settings, defaults or Defaults.of(model), responses)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

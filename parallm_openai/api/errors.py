@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -226,7 +227,7 @@ def path(location: Sequence[str | int], named: Sequence[str | int] = ()) -> str 
     return text if text or named else None
 
 
-def install(app: FastAPI) -> None:
+def install(app: Starlette) -> None:
     """Answer every exception that is meant for a client, FastAPI's own included, in the surface's shape."""
 
     async def on_api_error(request: Request, error: Exception) -> JSONResponse:

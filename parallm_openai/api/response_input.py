@@ -9,7 +9,7 @@ from typing import Any
 from parallm_openai.api import errors
 from parallm_openai.api.chat_description import ANY_OBJECT
 from parallm_openai.api.field_names import FieldNames
-from parallm_openai.api.response_store import ResponseStore, Turn
+from parallm_openai.api.response_store import Responses, Turn
 from parallm_openai.api.schemas.chat import MAX_MESSAGES
 from parallm_openai.api.schemas.response_items import (
     STORED_ITEMS,
@@ -48,11 +48,11 @@ class Conversation:
         return messages
 
 
-def conversation(store: ResponseStore, owner: str, body: ConversationFields) -> Conversation:
+async def conversation(store: Responses, owner: str, body: ConversationFields) -> Conversation:
     """The conversation that the request continues, and what it adds. Raises ApiError if something is not stored."""
     previous = None
     if body.previous_response_id is not None:
-        found = store.get(owner, body.previous_response_id)
+        found = await store.get(owner, body.previous_response_id)
         if found is None:
             message = f"Previous response with id '{body.previous_response_id}' not found."
             raise errors.invalid(message, "previous_response_id", "previous_response_not_found")
@@ -61,16 +61,16 @@ def conversation(store: ResponseStore, owner: str, body: ConversationFields) -> 
         return Conversation([Message(role="user", content=body.input)], previous)
     if body.input is None and previous is None:
         raise errors.invalid("Missing required parameter: 'input'.", "input", "missing_required_parameter")
-    items = [_resolved(store, owner, item, index) for index, item in enumerate(body.items)]
+    items = [await _resolved(store, owner, item, index) for index, item in enumerate(body.items)]
     if not items and previous is None:
         raise errors.invalid("'input' must not be empty.", "input")
     return Conversation(items, previous)
 
 
-def _resolved(store: ResponseStore, owner: str, item: Item, index: int) -> Item:
+async def _resolved(store: Responses, owner: str, item: Item, index: int) -> Item:
     if not isinstance(item, Reference):
         return item
-    found = store.item(owner, item.id)
+    found = await store.item(owner, item.id)
     if found is None:
         message = f"Item with id '{item.id}' not found: only items of stored responses can be referred to."
         raise errors.invalid(message, f"input[{index}].id", "item_not_found")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
+from weakref import WeakValueDictionary
 
 # Roughly the memory that Python needs besides the bytes themselves, so that many small things count, too.
 BLOB_COST = 200
@@ -48,10 +49,11 @@ def cost(blob: bytes) -> int:
     return len(blob) + BLOB_COST
 
 
-@dataclass(eq=False, repr=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True, weakref_slot=True)
 class Turn:
-    """The items that one request added to a conversation, and those of its answer."""
+    """The items that one request added to a conversation, and those of its answer to it, the response `id`."""
 
+    id: str
     input: tuple[bytes, ...]
     # The ids of the input's items; items of the output have theirs inside.
     ids: tuple[str, ...]
@@ -62,6 +64,14 @@ class Turn:
     @property
     def cost(self) -> int:
         return RESPONSE_COST + REFERENCE_COST * (len(self.input) + len(self.output))
+
+    def __reduce__(self) -> tuple[Callable[..., Turn], tuple[Any, ...]]:
+        # Turn by turn inside each other, long conversations would exceed the depth that pickle can follow.
+        turns, turn = [], cast("Turn | None", self)
+        while turn is not None:
+            turns.append((turn.id, turn.input, turn.ids, turn.output))
+            turn = turn.previous
+        return _chained, (turns,)
 
     def items(self) -> list[dict[str, Any]]:
         """The whole conversation up to and including this answer."""
@@ -78,6 +88,15 @@ class Turn:
 
     def _own_input(self) -> list[dict[str, Any]]:
         return [{**json.loads(item), "id": id} for item, id in zip(self.input, self.ids, strict=True)]
+
+
+def _chained(turns: Sequence[tuple[Any, ...]]) -> Turn:
+    """The newest of the turns, which stand from it back to the first, with all that came before it."""
+    turn: Turn | None = None
+    for id, own, ids, output in reversed(turns):
+        turn = Turn(id, own, ids, output, turn)
+    assert turn is not None
+    return turn
 
 
 @dataclass(frozen=True, eq=False, repr=False, slots=True)
@@ -102,6 +121,41 @@ class StoredResponse:
         return RESPONSE_COST + len(self.head) + INDEX_COST * len(self.ids)
 
 
+class Responses(Protocol):
+    """The stored responses as routes see them, wherever they are kept."""
+
+    async def put(
+        self, owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
+    ) -> bool: ...
+
+    async def get(self, owner: str, response_id: str) -> StoredResponse | None: ...
+
+    async def remove(self, owner: str, response_id: str) -> bool: ...
+
+    async def item(self, owner: str, item_id: str) -> dict[str, Any] | None: ...
+
+
+class ResponsesHere:
+    """Those that this process keeps."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+
+    async def put(
+        self, owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
+    ) -> bool:
+        return self._store.put(owner, body, items, previous)
+
+    async def get(self, owner: str, response_id: str) -> StoredResponse | None:
+        return self._store.get(owner, response_id)
+
+    async def remove(self, owner: str, response_id: str) -> bool:
+        return self._store.remove(owner, response_id)
+
+    async def item(self, owner: str, item_id: str) -> dict[str, Any] | None:
+        return self._store.item(owner, item_id)
+
+
 class ResponseStore:
     """Keeps the responses that were stored or used last, at most `count` of them in at most `size` bytes."""
 
@@ -111,6 +165,8 @@ class ResponseStore:
         self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
         self._blobs = _Blobs()
         self._index: dict[tuple[str, str], tuple[bytes, int]] = {}
+        # A turn that comes back from another process is the one that is here, if it still is.
+        self._turns: WeakValueDictionary[str, Turn] = WeakValueDictionary()
         self._unshared = 0
 
     def __len__(self) -> int:
@@ -124,10 +180,16 @@ class ResponseStore:
     def put(
         self, owner: str, body: Mapping[str, Any], items: Sequence[Mapping[str, Any]], previous: Turn | None
     ) -> bool:
-        """Store an answer to `items` after the turn `previous`. Returns False if it alone exceeds the limit."""
-        response = _response(owner, body, items, previous)
+        """Store an answer to `items` after the turn `previous`. Returns False if it alone exceeds the limit.
+
+        An answer that was generated again takes the place of the one before.
+        """
+        known = None if previous is None else self._turns.get(previous.id, previous)
+        response = _response(owner, body, items, known)
         if not self._count or _whole(response) > self._limit:
             return False
+        if body["id"] in self._responses:
+            self._drop(body["id"])
         self._add(body["id"], response)
         while len(self._responses) > self._count or self.size > self._limit:
             self._drop(next(iter(self._responses)))
@@ -185,6 +247,7 @@ class ResponseStore:
                 return
             self._unshared += turn.cost
             turn.input, turn.output = self._held(turn.input), self._held(turn.output)
+            self._turns[turn.id] = turn
             turn = turn.previous
 
     def _release_turn(self, turn: Turn | None) -> None:
@@ -209,7 +272,7 @@ def _response(
     ids = tuple(item.get("id") or f"{_prefix(item)}_{base}{place:04x}" for place, item in enumerate(items))
     nameless = ({key: value for key, value in item.items() if key != "id" or value} for item in items)
     output = tuple(map(_blob, body["output"]))
-    turn = Turn(tuple(map(_blob, nameless)), ids, output, previous)
+    turn = Turn(str(body["id"]), tuple(map(_blob, nameless)), ids, output, previous)
     repeated = {field: _blob(body[field]) for field in REPEATED}
     rest = {key: None if key in REPEATED or key == "output" else value for key, value in body.items()}
     head = json.dumps(rest, separators=(",", ":")).encode()

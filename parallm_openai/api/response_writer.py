@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-import uuid
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +15,7 @@ from parallm_openai.api.schemas.response_tools import Namespace, ResponseTool
 from parallm_openai.api.schemas.responses import ResponsesRequest, TextFormat
 from parallm_openai.api.schemas.tools import OtherTool
 from parallm_openai.engine.request import FinishReason
+from parallm_openai.text import draws
 from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
 from parallm_openai.text.generation import Generation
@@ -184,7 +184,7 @@ class ResponseWriter:
 
 
 def _id(prefix: str) -> str:
-    return f"{prefix}_{uuid.uuid4().hex}"
+    return f"{prefix}_{draws.new_hex()}"
 
 
 def _message() -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _response(body: ResponsesRequest, model: str, defaults: Defaults) -> dict[st
     return {
         "id": _id("resp"),
         "object": "response",
-        "created_at": int(time.time()),
+        "created_at": draws.created(),
         "status": "in_progress",
         "background": False,
         "completed_at": None,

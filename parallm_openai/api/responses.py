@@ -39,7 +39,7 @@ async def create_response(body: ResponsesRequest, request: HttpRequest) -> Respo
     model = state.model_named(body.model, ignored)
     body.check(ignored)
     owner = state.owner(request)
-    said = conversation(state.responses, owner, body)
+    said = await conversation(state.responses, owner, body)
     description = response_description(body, said.messages(body.reasoning), owner)
     running = await _start(request, body, description)
     writer = ResponseWriter(body, model, state.tokenizer, state.defaults)
@@ -58,7 +58,7 @@ async def count_input_tokens(body: InputTokensRequest, request: HttpRequest) -> 
         state.check_model(body.model)
     body.check(request.state.ignored)
     owner = state.owner(request)
-    messages = conversation(state.responses, owner, body).messages(body.reasoning)
+    messages = (await conversation(state.responses, owner, body)).messages(body.reasoning)
     description = response_description(body, messages, owner)
     with errors.in_names_of(response_names(body)):
         _, tokens = await state.preparer.rendered(description)
@@ -79,7 +79,7 @@ async def retrieve_response(
 ) -> Response:
     """A stored response. It has what it was made with, whatever `include` says now."""
     check_include([*(include or []), *(include_list or [])], Ignored(strict=True))
-    found = _stored(state_of(request), request, response_id)
+    found = await _stored(state_of(request), request, response_id)
     if stream or starting_after is not None:
         reason = "is for responses made in the background, which this server does not make"
         raise errors.unsupported("stream" if stream else "starting_after", reason)
@@ -90,15 +90,15 @@ async def retrieve_response(
 async def delete_response(response_id: str, request: HttpRequest) -> Response:
     """Forget a stored response."""
     state = state_of(request)
-    _stored(state, request, response_id)
-    state.responses.remove(state.owner(request), response_id)
+    await _stored(state, request, response_id)
+    await state.responses.remove(state.owner(request), response_id)
     return JSONResponse({"id": response_id, "object": "response", "deleted": True})
 
 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(response_id: str, request: HttpRequest) -> Response:
     """Always an error: only responses made in the background can be cancelled, and this server makes none."""
-    _stored(state_of(request), request, response_id)
+    await _stored(state_of(request), request, response_id)
     message = "Cannot cancel a synchronous response: only one made with 'background' can be cancelled."
     raise errors.invalid(message, "response_id", "response_not_cancellable")
 
@@ -115,7 +115,7 @@ async def list_input_items(
 ) -> Response:
     """The conversation that led to a stored response, in pages."""
     check_include([*(include or []), *(include_list or [])], Ignored(strict=True))
-    items = _stored(state_of(request), request, response_id).turn.input_items()
+    items = (await _stored(state_of(request), request, response_id)).turn.input_items()
     if order == "desc":
         items.reverse()
     begin = 0
@@ -135,8 +135,8 @@ async def nothing_there(path: str) -> None:
     raise HTTPException(404)
 
 
-def _stored(state: AppState, request: HttpRequest, response_id: str) -> StoredResponse:
-    found = state.responses.get(state.owner(request), response_id)
+async def _stored(state: AppState, request: HttpRequest, response_id: str) -> StoredResponse:
+    found = await state.responses.get(state.owner(request), response_id)
     if found is None:
         raise errors.ApiError(404, f"Response with id '{response_id}' not found.", param="response_id")
     return found
@@ -192,12 +192,12 @@ class _Exchange:
                 yield event
         for event in self.writer.finish(reason, self.running.generations[0]):
             yield event
-        self.writer.stored = self.body.store is not False and self._store()
+        self.writer.stored = self.body.store is not False and await self._store()
         yield self.writer.end()
 
-    def _store(self) -> bool:
+    async def _store(self) -> bool:
         items = [item.stored() for item in self.said.items]
-        return self.state.responses.put(self.owner, self.writer.body, items, self.said.previous)
+        return await self.state.responses.put(self.owner, self.writer.body, items, self.said.previous)
 
 
 def _chunk(event: ResponseEvent) -> Chunk:

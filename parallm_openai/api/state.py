@@ -13,7 +13,7 @@ from parallm_openai.api.leniency import Ignored
 from parallm_openai.api.metrics import Metrics
 from parallm_openai.api.middleware import given_keys
 from parallm_openai.api.owners import Owners
-from parallm_openai.api.response_store import ResponseStore
+from parallm_openai.api.response_store import Responses, ResponsesHere, ResponseStore
 from parallm_openai.api.snapshot import Snapshot
 from parallm_openai.api.workers import Threads
 from parallm_openai.engine.embedder import Embedder
@@ -39,7 +39,7 @@ class AppState:
     tokenizer: Tokenizer
     grammars: Grammars
     preparer: Preparer
-    responses: ResponseStore
+    responses: Responses
     owners: Owners
     metrics: Metrics
     defaults: Defaults
@@ -50,14 +50,23 @@ class AppState:
     metrics_now_and_then: Snapshot[bytes]
 
     @classmethod
-    def of(cls, engine: AsyncEngine, model: LoadedModel, settings: ServerSettings, defaults: Defaults) -> AppState:
+    def of(
+        cls,
+        engine: AsyncEngine,
+        model: LoadedModel,
+        settings: ServerSettings,
+        defaults: Defaults,
+        responses: Responses | None = None,
+    ) -> AppState:
+        """Without `responses`, this process keeps those that are to be stored."""
         tokenizer = Tokenizer(
             model.tokenizer, model.vocab_size, settings.tool_call_parser, generic_tools=not settings.strict
         )
         grammars = tokenizer.grammars(model.eos_token_ids)
         workers = Threads(grammars, settings.template_timeout)
         preparer = Preparer(tokenizer, grammars, model.eos_token_ids, engine, workers, defaults)
-        responses = ResponseStore(settings.stored_responses, settings.stored_responses_bytes)
+        if responses is None:
+            responses = ResponsesHere(ResponseStore(settings.stored_responses, settings.stored_responses_bytes))
         metrics = Metrics(engine, model.name)
         embeddings = None
         if model.embedding is not None:

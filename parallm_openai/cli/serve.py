@@ -17,11 +17,15 @@ from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
 from parallm_openai.cli.loading import load_defaults, load_draft, load_model
 from parallm_openai.cli.options import options_of
 from parallm_openai.cli.progress import stage
+from parallm_openai.cli.replicas import check as check_replicas
+from parallm_openai.cli.replicas import serve_replicas
 from parallm_openai.cpu import prepare
+from parallm_openai.replicas.plan import Plan
 from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
+    ReplicaSettings,
     RequestDefaults,
     ServerSettings,
     TlsSettings,
@@ -45,6 +49,7 @@ def serve(
     defaults: RequestDefaults,
     settings: ServerSettings,
     tls: TlsSettings,
+    replicas: ReplicaSettings,
 ) -> None:
     """Serve a model over HTTP.
 
@@ -52,9 +57,14 @@ def serve(
     a key of the file that --config names (port). A flag wins over a variable,
     and a variable wins over the file.
     """
+    if replicas.replicas is not None:
+        check_replicas(settings, tls)
     prepare()
     logs.set_up(settings.log_level, settings.log_format)
     _check_that_keys_are_there(settings)
+    if replicas.replicas is not None:
+        serve_replicas(Plan(model, drafting, config, defaults, settings, replicas), tls)
+        return
     from parallm_openai.cli.listener import ListenError, check_tls, exposed, listening
 
     with contextlib.ExitStack() as stack:

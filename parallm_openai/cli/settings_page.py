@@ -17,13 +17,22 @@ from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
+    ReplicaSettings,
     RequestDefaults,
     ServerSettings,
     SpeculationConfig,
     TlsSettings,
 )
 
-SERVE: list[type[Settings]] = [ModelSettings, DraftSettings, EngineConfig, RequestDefaults, ServerSettings, TlsSettings]
+SERVE: list[type[Settings]] = [
+    ModelSettings,
+    DraftSettings,
+    EngineConfig,
+    RequestDefaults,
+    ServerSettings,
+    TlsSettings,
+    ReplicaSettings,
+]
 GENERATE: list[type[Settings]] = [PromptSettings, PromptSampling]
 CHAT: list[type[Settings]] = [ChatSettings, ChatSampling]
 BENCH: list[type[Settings]] = [TargetSettings, LoadSettings, OutputSettings, PairShape]

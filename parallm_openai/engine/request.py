@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -120,3 +120,18 @@ class Output:
     accepted: int = 0
     cached_prompt_tokens: int = 0
     admitted_at: float | None = None
+
+    def by_token(self) -> Iterator[Output]:
+        """The same, token by token and then the end: how a step groups them depends on what was drafted."""
+        if not self.tokens:
+            yield self
+            return
+        rest = replace(self, finish_reason=None, stop_token=None, error=None)
+        for place, token in enumerate(self.tokens):
+            logprobs = self.logprobs[place : place + 1]
+            yield replace(rest, tokens=(token,), logprobs=logprobs, accepted=int(place < self.accepted))
+            # What was said once is not said again.
+            rest = replace(rest, prompt_logprobs=None, drafted=0, cached_prompt_tokens=0)
+        if self.finish_reason is not None:
+            ended = replace(self, tokens=(), logprobs=self.logprobs[len(self.tokens) :], prompt_logprobs=None)
+            yield replace(ended, drafted=0, accepted=0, cached_prompt_tokens=0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from parallm_openai.text.draws import new_hex
 
 Message = dict[str, Any]
 
@@ -152,7 +153,7 @@ class CallIds:
 
     def new(self, index: int, function: str) -> str:
         """The id of the answer's call of that index, counted from 0."""
-        return self._form.make(uuid.uuid4().hex, self._first + index, function)
+        return self._form.make(new_hex(), self._first + index, function)
 
 
 def _next_number(conversation: Iterable[Mapping[str, Any]]) -> int:

@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
-from parallm_openai.engine.request import FinishReason, TokenLogprob
+from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
+from parallm_openai.text import draws
 from parallm_openai.text.events import Event
 from parallm_openai.text.output import Counts, OutputDelta, OutputProcessor
 from parallm_openai.text.prepare import Prepared
@@ -21,6 +22,8 @@ class Generation:
     def __init__(self, stream: RequestStream, processor: OutputProcessor) -> None:
         self._stream = stream
         self._processor = processor
+        # The pieces of an answer that may be repeated must not depend on the steps that they came from.
+        self._by_token = draws.is_repeatable()
         # By `time.perf_counter`: when it was queued, left the queue and had a token; None until then.
         self.queued_at = time.perf_counter()
         self.admitted_at: float | None = None
@@ -47,7 +50,7 @@ class Generation:
 
     async def __aiter__(self) -> AsyncIterator[OutputDelta]:
         try:
-            async for output in self._stream:
+            async for output in self._outputs():
                 self.admitted_at = self.admitted_at or output.admitted_at
                 delta = self._processor.process(output)
                 self._note(delta)
@@ -59,6 +62,14 @@ class Generation:
                     return
         finally:
             self.cancel()
+
+    async def _outputs(self) -> AsyncIterator[Output]:
+        async for output in self._stream:
+            if not self._by_token:
+                yield output
+                continue
+            for each in output.by_token():
+                yield each
 
     def _note(self, delta: OutputDelta) -> None:
         if self.first_token_at is None and delta.tokens:

@@ -16,6 +16,7 @@ from parallm_openai.text.chat_parser import ChatParser
 from parallm_openai.text.conversation import RenderedPrompt, render_prompt
 from parallm_openai.text.defaults import Defaults
 from parallm_openai.text.description import ChatDescription, Options, Prompt, TextDescription
+from parallm_openai.text.draws import new_seed
 from parallm_openai.text.grammar.compiler import Grammars
 from parallm_openai.text.grammar.requested import RequestedGrammars
 from parallm_openai.text.messages import check_messages
@@ -221,8 +222,9 @@ class Preparer:
         sampling = self._defaults.filled(options.sampling)
         self._check_token_ids(sampling)
         grammar = sampling.grammar if grammar is None else grammar
+        seed = new_seed() if sampling.seed is None else sampling.seed
         return tuple(
-            replace(sampling, max_tokens=length, grammar=grammar, seed=_seed_of(sampling.seed, choice))
+            replace(sampling, max_tokens=length, grammar=grammar, seed=_seed_of(seed, choice))
             for choice in range(options.n)
         )
 

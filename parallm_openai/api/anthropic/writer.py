@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from parallm_openai.api.anthropic.schemas import MessagesRequest
 from parallm_openai.api.schemas.response_items import SEAL, sealed
 from parallm_openai.engine.request import FinishReason
 from parallm_openai.text.answer import as_object
+from parallm_openai.text.draws import new_hex
 from parallm_openai.text.events import CallArguments, CallStart, Content, Event, Finish, Reasoning
 from parallm_openai.text.generation import Generation
 
@@ -23,7 +23,7 @@ class MessageWriter:
     """Turns the events of one answer into content blocks, of which one at a time is open."""
 
     def __init__(self, body: MessagesRequest, model: str, generation: Generation) -> None:
-        self._id = f"msg_{uuid.uuid4().hex}"
+        self._id = f"msg_{new_hex()}"
         self._model = model
         self._max_tokens = body.max_tokens
         self._omits = body.thinking is not None and body.thinking.display == "omitted"
