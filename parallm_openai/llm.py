@@ -53,8 +53,8 @@ class LLM:
     """A model with an engine of its own.
 
     `model` and `draft_model` are folders, GGUF files, hub ids or loaded models (`draft_model` may also be
-    "suffix"); further keywords are fields of `EngineConfig`. Raises ModelLoadError or
-    UnsupportedModelError. Use it as a context manager, or `close` it, to free the engine's thread.
+    "suffix", or "mtp" for the model's own head, or "auto" for that if there is one); further keywords are fields of
+    `EngineConfig`. Raises ModelLoadError or UnsupportedModelError. Use it as a context manager, or `close` it, to free the engine's thread.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class LLM:
         from parallm_openai.engine.worker import Engine
 
         self.model = model if isinstance(model, LoadedModel) else load(model)
-        draft = load(draft_model) if isinstance(draft_model, str | Path) and draft_model != "suffix" else draft_model
+        draft: Any = draft_model
+        if isinstance(draft, str | Path) and draft not in ("auto", "mtp", "suffix"):
+            draft = load(draft)
         if config is None:
             # A queue without an end: everything comes from one caller.
             settings = {"max_queue": 10**9, **settings}

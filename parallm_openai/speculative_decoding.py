@@ -30,7 +30,7 @@ class SpeculativeDecodingEngine:
         self.config = config
         self.llm = LLM(
             config.target_model_path,
-            draft_model=config.draft_model_path or "suffix",
+            draft_model=config.draft_model_path or "auto",
             max_draft_tokens=config.max_draft_tokens,
             speculative_acceptance=config.acceptance,
         )

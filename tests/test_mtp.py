@@ -180,6 +180,21 @@ def test_rows_that_lack_hidden_states_are_drafted_for_all_the_same(kind: str) ->
     assert run.drafted(request) > 0
 
 
+def test_rows_come_back_to_drafts_from_steps_that_ran_ahead() -> None:
+    core = KINDS["linear attention"].core("MTP head", draft_length=0, runs_ahead=True)
+    requests = [greedy([1, 2, 3], 60), seeded([4, 5], 60, seed=1)]
+    run = Run(core)
+    for request in requests:
+        run.add(request)
+    for step in range(60):
+        core.config = EngineConfig(draft_length=2 if step % 12 > 8 else 0)
+        run.step()
+    run.finish()
+    for request in requests:
+        assert run.tokens[request.id] == reference(request, target=KINDS["linear attention"].model)
+        assert run.drafted(request) > 4
+
+
 def held(row: Row) -> int:
     return sum(piece.count for piece in row.hidden.pieces)
 

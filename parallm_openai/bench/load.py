@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +50,16 @@ STANDARD = (GREEDY, Sampling(0.7, top_p=0.95, top_k=20), Sampling(1.0), Sampling
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to continue by `max_tokens`. A `long` one is reported apart from the others."""
+    """One prompt to continue by `max_tokens`. A `long` one is reported apart from the others.
+
+    `tokens`, if there are any, are sent in place of the text.
+    """
 
     prompt: str
     max_tokens: int
     sampling: Sampling = GREEDY
     long: bool = False
+    tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

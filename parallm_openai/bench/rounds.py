@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from parallm_openai.bench.load import Load, Sampling
 from parallm_openai.bench.report import Series
-from parallm_openai.bench.run import run_load
+from parallm_openai.bench.run import Record, run_load
 from parallm_openai.bench.targets import BenchError, Target
 
 
@@ -20,11 +20,13 @@ def measure(
     requests: int,
     rounds: int,
     say: Callable[[str], None],
+    record: Record | None = None,
 ) -> list[Series]:
     """Every target at every concurrency, sampled in every way, `rounds` times after one round to warm up.
 
     The order turns with each round. Every run has prompts of its own, because a server that remembers prompts would
-    not read them again; their lengths are the same for all targets. Raises BenchError.
+    not read them again; their lengths are the same for all targets. `record` takes what each run sent.
+    Raises BenchError.
     """
     series = {
         (level, sampling, place): Series(target.name, target.way, level, sampling)
@@ -46,7 +48,7 @@ def measure(
                         seed=load.seed + 1000 * (number + 1) + level,
                         text_seed=samplings.index(sampling) * len(targets) + place,
                     )
-                    _measure_one(target, turn, None if number < 0 else series[level, sampling, place])
+                    _measure_one(target, turn, None if number < 0 else series[level, sampling, place], record)
     return list(series.values())
 
 
@@ -55,11 +57,11 @@ def _in_turn(count: int, number: int) -> list[int]:
     return [*range(shift, count), *range(shift)]
 
 
-def _measure_one(target: Target, load: Load, series: Series | None) -> None:
+def _measure_one(target: Target, load: Load, series: Series | None, record: Record | None) -> None:
     """One run of the load, which goes into the series if there is one."""
     target.prepare()
     before = target.drafted()
-    measured = run_load(target, load)
+    measured = run_load(target, load, record)
     if measured.errors == measured.requests:
         raise BenchError(f"every request to {target.name} failed, one with: {measured.first_error}")
     if series is not None:

@@ -7,19 +7,23 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from parallm_openai.bench.load import Load, Request
 from parallm_openai.bench.samples import Measurement, Sample
 from parallm_openai.bench.targets import Client, RequestFailed, Target
+from parallm_openai.simulation.trace import TraceRequest
+
+Record = Callable[[list[TraceRequest]], None]
+"""Takes what a run has sent, as a trace."""
 
 
-def run_load(target: Target, load: Load) -> Measurement:
+def run_load(target: Target, load: Load, record: Record | None = None) -> Measurement:
     """Send the load to the target and wait for its end. An interrupt ends it with KeyboardInterrupt."""
     before = signal.getsignal(signal.SIGINT)
     try:
-        return asyncio.run(_cancelled_by_interrupts(_run(target, load)))
+        return asyncio.run(_cancelled_by_interrupts(_run(target, load, record)))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
@@ -41,7 +45,7 @@ def _on_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-async def _run(target: Target, load: Load) -> Measurement:
+async def _run(target: Target, load: Load, record: Record | None) -> Measurement:
     requests = load.requests()
     samples = [Sample(long=request.long) for request in requests]
     async with target.client() as client:
@@ -51,6 +55,9 @@ async def _run(target: Target, load: Load) -> Measurement:
         else:
             await _open_loop(client, requests, samples, load)
         seconds, client_seconds = time.perf_counter() - began, time.process_time() - worked
+    if record is not None:
+        sent = [request for sample in samples if (request := sample.sent(began)) is not None]
+        record(sorted(sent, key=lambda request: request.at))
     return Measurement.of(samples, seconds, None if target.shares_process else client_seconds)
 
 
@@ -63,15 +70,16 @@ async def _closed_loop(
     """
     places = iter(range(len(requests)))
 
-    async def worker() -> None:
+    async def worker(number: int) -> None:
         for place in places:
+            samples[place].client = f"client-{number}"
             if requests[place].long and client.streams:
                 for earlier in samples[:place]:
                     if not earlier.long:
                         await earlier.begun.wait()
             await _send(client, requests[place], samples[place])
 
-    await asyncio.gather(*(worker() for _ in range(concurrency)))
+    await asyncio.gather(*(worker(number) for number in range(concurrency)))
 
 
 async def _open_loop(client: Client, requests: Sequence[Request], samples: Sequence[Sample], load: Load) -> None:

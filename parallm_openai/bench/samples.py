@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from parallm_openai.simulation.trace import TraceRequest
+
 
 @dataclass
 class Sample:
     """One request. Times in seconds from its start; `tokens` and `prompt_tokens` as the server counts them.
 
+    `client` is who sent it, if each client sends one request after another.
     `begun` is set with the first text, and at the end at the latest.
     """
 
     long: bool = False
+    client: str | None = None
     tokens: int | None = None
     prompt_tokens: int | None = None
     chunks: list[float] = field(default_factory=list)
@@ -40,6 +44,12 @@ class Sample:
         self.tokens = len(self.chunks) if self.tokens is None else self.tokens
         self.error = error or (None if self.tokens else "the answer has no tokens")
         self.begun.set()
+
+    def sent(self, began: float) -> TraceRequest | None:
+        """What a trace says of it that began then; None if it failed, or the server does not count."""
+        if self.error is not None or not self.prompt_tokens or not self.tokens:
+            return None
+        return TraceRequest(max(0.0, self._start - began), self.prompt_tokens, self.tokens, session=self.client)
 
     @property
     def longest_gap(self) -> float | None:

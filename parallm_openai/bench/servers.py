@@ -67,7 +67,7 @@ class HttpTarget:
         # No seed: servers that have one for all requests would answer them one after another.
         body: dict[str, Any] = {
             "model": self.model,
-            "prompt": request.prompt,
+            "prompt": list(request.tokens) or request.prompt,
             "max_tokens": request.max_tokens,
             "stream": False,
         }

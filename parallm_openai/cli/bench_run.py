@@ -19,10 +19,13 @@ from parallm_openai.bench.servers import HttpTarget, current_settings, first_mod
 from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.targets import BenchError, Target
 from parallm_openai.cli.bench_settings import PLOT_NEEDS, LoadSettings, OutputSettings, TargetSettings
+from parallm_openai.cli.bench_simulation import measure_costs, simulate
 from parallm_openai.cli.failure import explained, fail
 from parallm_openai.cli.loading import load_draft, load_model
+from parallm_openai.cli.simulation_settings import SimulationSettings
 from parallm_openai.cpu import prepare
 from parallm_openai.settings import DraftSettings, ModelSettings
+from parallm_openai.simulation.trace import TraceRequest, write_trace
 
 if TYPE_CHECKING:
     from parallm_openai.bench.in_process import InProcessTarget
@@ -34,7 +37,13 @@ MODES = {
 console = Console()
 
 
-def run(servers: TargetSettings, load: LoadSettings, output: OutputSettings, shape: PairShape) -> None:
+def run(
+    servers: TargetSettings,
+    load: LoadSettings,
+    output: OutputSettings,
+    shape: PairShape,
+    simulation: SimulationSettings,
+) -> None:
     """Measure and report, or end the command with the reason why not."""
     try:
         # What can fail soon comes before what takes long.
@@ -42,15 +51,22 @@ def run(servers: TargetSettings, load: LoadSettings, output: OutputSettings, sha
             raise BenchError(f"--plot {PLOT_NEEDS}")
         _check_writable("--json", output.json_file)
         _check_writable("--plot", output.plot_file)
+        _check_writable("--measure-costs", simulation.measure_costs)
+        _check_writable("--record-trace", simulation.record_trace)
+        if simulation.measure_costs is not None:
+            return measure_costs(servers, simulation)
+        if simulation.simulate:
+            return simulate(servers, simulation, output, shape.seed)
         if servers.make_only and servers.make_model is None:
             raise BenchError("--make-only: needs --make-model, which says where")
         peers = _peers(servers.peers)
         if servers.make_model is not None:
             _make(servers.make_model, shape)
             if servers.make_only:
-                return
+                return None
         # A server that has been started must end with the command.
         with interrupts.raised_once(), ExitStack() as stack:
+            sent: list[list[TraceRequest]] = []
             targets = _targets(servers, peers, max(load.concurrency), stack)
             series = measure(
                 targets,
@@ -60,7 +76,10 @@ def run(servers: TargetSettings, load: LoadSettings, output: OutputSettings, sha
                 requests=load.requests,
                 rounds=load.rounds,
                 say=lambda text: console.print(text, style="dim"),
+                record=sent.append,
             )
+        if simulation.record_trace is not None:
+            write_trace(simulation.record_trace, sent[-1])
         _report(series, load, output)
     except (BenchError, ValueError, OSError) as error:
         fail(str(error))

@@ -24,6 +24,7 @@ from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits, Scheduler
 from parallm_openai.engine.speculation.draft_length import DraftLength
 from parallm_openai.engine.speculation.drafter import Drafter
+from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.engine.stats import EngineStats
 from parallm_openai.engine.timeline import Timeline
 from parallm_openai.engine.verification import Verification, commit, first_tokens, score_prompt, verify
@@ -47,12 +48,15 @@ class EngineCore:
         *,
         context_length: int,
         eos_ids: frozenset[int],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.target = target
         self.drafter = drafter
         self.config = config
         self.context_length = context_length
         self.eos_ids = eos_ids
+        # What the engine times its forwards by.
+        self.clock = clock
         self.scheduler = Scheduler(self._new_bucket(), self._new_bucket(), drafter, traits)
         self.stats = EngineStats()
         self.timeline = Timeline()
@@ -182,7 +186,7 @@ class EngineCore:
         if prefix is not None:
             self.scheduler.prefixes.use(prefix, admission.length)
         if not row.generated:
-            row.admitted_at = time.perf_counter()
+            row.admitted_at = self.clock()
             row.cached_prompt_tokens = admission.length
 
     # Prefill
@@ -192,14 +196,14 @@ class EngineCore:
         with self._shared_by(batch.rows):
             if not batch.rows:
                 return
-            began = time.perf_counter()
+            began = self.clock()
             context = max(row.computed[TARGET].length for row in batch.rows)
             tokens = len(batch.rows) * forward.width
             self._compute_prompts(batch, forward.width, began)
             # Whoever waits for a first token does not wait for the rest of the step.
             self._deliver_early()
             self._read_along(forward)
-            self.scheduler.prefill_speed.learn(tokens, context, time.perf_counter() - began)
+            self.scheduler.prefill_speed.learn(tokens, context, self.clock() - began)
             for row, bucket in forward.through.items():
                 if row.batch is batch:
                     self._start_decoding(row, bucket)
@@ -233,8 +237,11 @@ class EngineCore:
                 self._free(row)
         going_on = [row for row in places if not row.ended]
         if going_on:
-            verified = first_tokens(going_on, logits[mx.array([places[row] for row in going_on])])
-            self.timeline.record(began, 0.0, time.perf_counter() - began, self._commit_all(verified))
+            verified = self._first_tokens(going_on, logits, [places[row] for row in going_on])
+            self.timeline.record(began, 0.0, self.clock() - began, self._commit_all(verified))
+
+    def _first_tokens(self, rows: Sequence[Row], logits: mx.array, places: list[int]) -> list[Verification]:
+        return first_tokens(rows, logits[mx.array(places)])
 
     def _read_along(self, forward: PromptForward) -> None:
         """The draft model computes the same prompts, or a few of them to explore."""
@@ -242,11 +249,11 @@ class EngineCore:
         reading = forward.drafting.intersection(batch.rows)
         if not reading:
             return
-        began = time.perf_counter()
+        began = self.clock()
         self.drafter.read_along(batch, reading, forward.width)
         batch.keep_beginnings(DRAFT)
         if forward.exploring:
-            forward.bucket.draft_length.record_prefill_exploration(time.perf_counter() - began)
+            forward.bucket.draft_length.record_prefill_exploration(self.clock() - began)
 
     def _start_decoding(self, row: Row, bucket: Bucket) -> None:
         """A row has computed its prompt, and goes on."""
@@ -272,25 +279,28 @@ class EngineCore:
     def _speculate(self, decode: Decode, config: EngineConfig) -> None:
         """Draft, if the plan says so, and verify."""
         batch, draft_length = decode.bucket.decoding, decode.bucket.draft_length
-        started = time.perf_counter()
+        started = self.clock()
         context = max(row.computed[TARGET].length for row in batch.rows)
         lengths = [min(decode.draft_lengths.get(row, 0), row.remaining - 1) for row in batch.rows]
         copied = [row in decode.copied for row in batch.rows]
         drafts = self.drafter.propose(batch, lengths, config.speculative_acceptance, copied)
-        drafted_at = time.perf_counter()
-        verified = verify(self.target, batch, drafts, config.speculative_acceptance)
-        draft_seconds, verify_seconds = drafted_at - started, time.perf_counter() - drafted_at
+        drafted_at = self.clock()
+        verified = self._verify(batch, drafts, config)
+        draft_seconds, verify_seconds = drafted_at - started, self.clock() - drafted_at
         accepted = [each.accepted for each in verified]
         draft_length.learn(batch.rows, drafts.lengths, accepted, context, draft_seconds, verify_seconds, copied)
         self._commit_decoded(verified, started, draft_seconds, verify_seconds, drafts.waits + 1)
 
+    def _verify(self, batch: Batch, drafts: Drafts, config: EngineConfig) -> list[Verification]:
+        return verify(self.target, batch, drafts, config.speculative_acceptance)
+
     def _decode_ahead(self, decode: Decode) -> None:
         """Commit the tokens that are on their way, after the next ones have been sent off."""
         batch, draft_length = decode.bucket.decoding, decode.bucket.draft_length
-        started, rows, steady = time.perf_counter(), list(batch.rows), batch.ahead is not None and decode.ahead
+        started, rows, steady = self.clock(), list(batch.rows), batch.ahead is not None and decode.ahead
         context = max(row.computed[TARGET].length for row in rows)
         verified = ahead.advance(self.target, batch, decode.ahead)
-        seconds, none = time.perf_counter() - started, [0] * len(verified)
+        seconds, none = self.clock() - started, [0] * len(verified)
         if steady and len(verified) == len(rows):
             draft_length.learn(rows, none, none, context, 0.0, seconds)
         self._commit_decoded(verified, started, 0.0, seconds)
@@ -299,7 +309,7 @@ class EngineCore:
         """Commit whatever is on its way: rows are about to leave their batches."""
         for batch in [bucket.decoding for bucket in self.scheduler.buckets]:
             with self._shared_by(batch.rows):
-                self._commit_decoded(ahead.finish(batch), time.perf_counter(), 0.0, 0.0)
+                self._commit_decoded(ahead.finish(batch), self.clock(), 0.0, 0.0)
 
     def _commit_decoded(
         self,

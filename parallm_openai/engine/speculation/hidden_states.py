@@ -52,6 +52,11 @@ class HiddenStates:
         while self.pieces[0].end <= piece.start - KEPT:
             self.pieces.pop(0)
 
+    def forget(self, before: int) -> None:
+        """Drop those of the first `before` tokens, as far as that drops whole pieces."""
+        while self.pieces and self.pieces[0].end <= before:
+            self.pieces.pop(0)
+
     def compact(self) -> None:
         """Keep the newest states alone, once the prompt whose array they are in is no longer wanted."""
         import mlx.core as mx  # The scheduler, which imports this, does without.

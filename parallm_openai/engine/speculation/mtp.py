@@ -72,6 +72,8 @@ class MTPHead(DraftModel):
             return logits
         with fed(_gathered(batch.rows, inputs.counts)), hidden_states() as seen:
             logits = self.runner.advance(batch, inputs)
+        for row in batch.rows:
+            row.hidden.forget(row.computed[DRAFT].end)
         ends = [row * inputs.width + max(count - 1, 0) for row, count in enumerate(inputs.counts)]
         self._last = _flat(seen[0])[mx.array(ends)][:, None]
         return logits
