@@ -52,9 +52,10 @@ class _Limits:
 class LLM:
     """A model with an engine of its own.
 
-    `model` and `draft_model` are folders, GGUF files, hub ids or loaded models (`draft_model` may also be
-    "suffix", or "mtp" for the model's own head, or "auto" for that if there is one); further keywords are fields of
-    `EngineConfig`. Raises ModelLoadError or UnsupportedModelError. Use it as a context manager, or `close` it, to free the engine's thread.
+    `model` and `draft_model` are folders, GGUF files, hub ids or loaded models. `draft_model` may also be "suffix", or
+    "mtp" for the model's own head, or "auto" for that if there is one. Further keywords are fields of `EngineConfig`.
+    Raises ModelLoadError or UnsupportedModelError. Use it as a context manager, or `close` it, to free the engine's
+    thread.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class LLM:
         config = (config or EngineConfig()).model_copy(update=EngineConfig(**settings).model_dump(include={*settings}))
         self.tokenizer = Tokenizer(self.model.tokenizer, self.model.vocab_size)
         self._outputs: queue.SimpleQueue[list[Output]] = queue.SimpleQueue()
-        self._engine = Engine(partial(build_core, self.model, config, draft), self._outputs.put)  # type: ignore[arg-type]
+        self._engine = Engine(partial(build_core, self.model, config, draft), self._outputs.put)
 
     def generate(
         self,

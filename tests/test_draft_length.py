@@ -25,11 +25,14 @@ class Simulation:
         per_token: float = 0.05,
         draft: float = 0.15,
         catch_up: float = 0.0,
+        rolling_back: float = 0.0,
     ) -> None:
         self.now = 0.0
         self.rows = new_rows(rows)
         self.acceptance = acceptance if isinstance(acceptance, list) else [acceptance] * rows
         self.per_token, self.draft, self.catch_up = per_token, draft, catch_up
+        # What a step takes longer after drafts.
+        self.rolling_back, self.drafted_before = rolling_back, False
         self.behind = 0
         self.slowness = 1.0
         self.controller = DraftLength()
@@ -39,7 +42,8 @@ class Simulation:
 
     def cost(self, length: int) -> tuple[float, float]:
         noise = self.slowness * self.rng.uniform(0.95, 1.05)
-        verify = 1 + self.per_token * len(self.rows) * (length + 1)
+        verify = 1 + self.per_token * len(self.rows) * (length + 1) + self.rolling_back * self.drafted_before
+        self.drafted_before = length > 0
         reading = self.catch_up * len(self.rows) * self.behind if length else 0.0
         self.behind = 0 if length else min(self.behind + 1, 24)
         return (self.draft * length + reading) * noise, verify * noise
@@ -116,6 +120,18 @@ def test_a_plain_step_timed_while_the_machine_was_slow_is_not_believed_for_long(
     assert max(simulation.ideal(length) for length in range(1, LIMIT + 1)) < 0.98 * simulation.ideal(0)
     simulation.run(200)
     assert simulation.lengths.count(0) > 190
+
+
+def test_a_plain_step_that_pays_for_the_drafts_before_it_does_not_make_drafts_look_good() -> None:
+    """A rejected draft of a recurrent model is rolled back in the next step, which may be the plain one that is timed."""
+
+    def rate(deferred: bool) -> float:
+        simulation.controller = DraftLength(deferred=deferred)
+        simulation.run(100)
+        return simulation.run(400)
+
+    simulation = Simulation(8, 0.5, per_token=0.05, draft=0.15, rolling_back=1.5)
+    assert rate(deferred=False) < 0.95 * simulation.ideal(0) < rate(deferred=True)
 
 
 def test_rows_that_accept_less_are_drafted_less() -> None:

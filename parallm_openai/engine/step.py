@@ -57,7 +57,7 @@ class EngineCore:
         self.eos_ids = eos_ids
         # What the engine times its forwards by.
         self.clock = clock
-        self.scheduler = Scheduler(self._new_bucket(), self._new_bucket(), drafter, traits)
+        self.scheduler = Scheduler(self._new_bucket(traits), self._new_bucket(traits), drafter, traits)
         self.stats = EngineStats()
         self.timeline = Timeline()
         # Every request that has not ended.
@@ -68,8 +68,8 @@ class EngineCore:
         # The rows that share what the step is doing now.
         self._sharing: list[Row] = []
 
-    def _new_bucket(self) -> Bucket:
-        return Bucket(DraftLength(), Batch(self._prefill_caches), Batch(self._decode_caches))
+    def _new_bucket(self, traits: ModelTraits) -> Bucket:
+        return Bucket(DraftLength(deferred=traits.recurrent), Batch(self._prefill_caches), Batch(self._decode_caches))
 
     def _runners(self) -> list[ModelRunner]:
         return [self.target, *([self.drafter.runner] if self.drafter.runner is not None else [])]

@@ -83,12 +83,16 @@ def _sums(chances: Sequence[Sequence[float] | None], longest: int) -> np.ndarray
 class DraftLength:
     """Decides from what was learnt, and learns from the steps that were run.
 
+    If rolling back is `deferred`, as recurrent states are, a step without drafts pays for the drafts of the one before.
+    So the time of the first such step after drafts says nothing, and a second one follows it.
+
     `choose` and `expects_drafts` change nothing that a later answer depends on: only `learn` and the two methods that
     explore prompts do.
     """
 
-    def __init__(self, tuning: Tuning = DEFAULT) -> None:
+    def __init__(self, tuning: Tuning = DEFAULT, *, deferred: bool = False) -> None:
         self.tuning = tuning
+        self.deferred = deferred
         # Of computed drafts: of a copied one its drafter knows more.
         self.acceptance = AcceptanceEstimator(tuning)
         # Of all drafts, to be reported.
@@ -208,12 +212,15 @@ class DraftLength:
         """Take in a step that was run."""
         copied = copied or [False] * len(rows)
         lengths = Lengths.of(drafted_lengths, copied)
-        self.costs.learn(len(rows), lengths.verified, lengths.computed, context, draft_seconds, verify_seconds)
+        pays_for_last = self.deferred and not lengths.verified and self._current.verified > 0
+        if not pays_for_last:
+            self.costs.learn(len(rows), lengths.verified, lengths.computed, context, draft_seconds, verify_seconds)
         plain_seconds = self.costs.verify.estimate(len(rows), 1, context)
         self.exploration.learn(rows, lengths.computed > 0, draft_seconds + verify_seconds, plain_seconds)
         self._steps_by_length[lengths.verified] += 1
         self._current = lengths
-        self._steps_since_plain = self._steps_since_plain + 1 if lengths.verified else 0
+        if not pays_for_last:
+            self._steps_since_plain = self._steps_since_plain + 1 if lengths.verified else 0
         for row, drafted, agreed, copies in zip(rows, drafted_lengths, accepted, copied, strict=True):
             if drafted:
                 self.observed.learn(drafted, agreed)
