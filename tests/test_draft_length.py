@@ -123,14 +123,14 @@ def test_a_plain_step_timed_while_the_machine_was_slow_is_not_believed_for_long(
 
 
 def test_a_plain_step_that_pays_for_the_drafts_before_it_does_not_make_drafts_look_good() -> None:
-    """A rejected draft of a recurrent model is rolled back in the next step, which may be the plain one that is timed."""
+    """A recurrent model's draft is rolled back in the next step, which may be the plain one that is timed."""
+    simulation = Simulation(8, 0.5, per_token=0.05, draft=0.15, rolling_back=1.5)
 
     def rate(deferred: bool) -> float:
         simulation.controller = DraftLength(deferred=deferred)
         simulation.run(100)
         return simulation.run(400)
 
-    simulation = Simulation(8, 0.5, per_token=0.05, draft=0.15, rolling_back=1.5)
     assert rate(deferred=False) < 0.95 * simulation.ideal(0) < rate(deferred=True)
 
 
