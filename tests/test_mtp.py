@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -225,23 +225,53 @@ def test_a_checkpoint_that_has_lost_its_head_is_served_and_the_log_says_so(
         build_core(model, EngineConfig(), "mtp")
 
 
-def test_a_head_that_is_not_whole_is_left_alone_with_a_word_in_the_log(
+def changed(name: str, array: Callable[[mx.array], mx.array]) -> Callable[[Weights], Weights]:
+    return lambda weights: weights | {name: array(weights.get(name, mx.zeros(1)))}
+
+
+PROJECTION = "mtp.layers.0.self_attn.o_proj"
+# What is wrong with a head, and what the log says.
+BROKEN: dict[str, tuple[Callable[[Weights], Weights], str]] = {
+    "an array is missing": (
+        lambda weights: {name: own for name, own in weights.items() if not name.endswith("q_proj.weight")},
+        "q_proj.weight is missing",
+    ),
+    "an array has another size": (changed("mtp.fc.weight", lambda own: own[:, :16]), "cannot be read"),
+    "an array is not a number": (changed("mtp.norm.weight", lambda own: own * float("nan")), "cannot draft"),
+    "an array is infinite": (changed("mtp.fc.weight", lambda own: own * float("inf")), "cannot draft"),
+    "weights are whole numbers": (changed("mtp.fc.weight", lambda own: own.astype(mx.uint8)), "whole numbers"),
+    "there are more scales than weights": (changed(f"{PROJECTION}.scales", lambda _: mx.ones((32, 500))), "do not fit"),
+    "there are no scales": (changed(f"{PROJECTION}.scales", lambda _: mx.ones((32, 0))), "do not fit"),
+    "scales have no axes": (changed(f"{PROJECTION}.scales", lambda _: mx.array(1.0)), "do not fit"),
+    "scales are there for weights that are not packed": (
+        changed(f"{PROJECTION}.scales", lambda _: mx.ones((32, 1))),
+        "do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_head_is_left_alone_with_a_word_in_the_log(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change, said = BROKEN[fault]
+    core = build_core(load(mtp_heads.write("qwen3_5", tmp_path, head=change)), EngineConfig(), "auto")
+    assert core.drafter.name == "suffix"
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("extra", ["layers.0.self_attn.gate.weight", "layers.0.pre_feedforward_layernorm.weight"])
+def test_an_array_that_no_head_has_is_ignored(extra: str, tmp_path: Path) -> None:
+    change = changed(f"mtp.{extra}", lambda _: mx.ones((8,)))
+    assert_by_the_book(loaded(mtp_heads.write("qwen3_5", tmp_path, head=change)), "qwen3_5")
+
+
+def test_a_file_that_has_gone_bad_since_leaves_the_model_served(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(weights: Weights) -> Weights:
-        return {name: own for name, own in weights.items() if not name.endswith("q_proj.weight")}
-
-    core = build_core(load(mtp_heads.write("qwen3_5", tmp_path, head=broken)), EngineConfig(), "auto")
-    assert core.drafter.name == "suffix"
-    assert "q_proj.weight is missing" in caplog.text
-
-
-def test_a_head_of_another_size_is_left_alone_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def narrow(weights: Weights) -> Weights:
-        return {name: own[:, :16] if name == "mtp.fc.weight" else own for name, own in weights.items()}
-
-    core = build_core(load(mtp_heads.write("qwen3_5", tmp_path, head=narrow)), EngineConfig(), "auto")
-    assert core.drafter.name == "suffix"
+    model = load(mtp_heads.write("qwen3_5", tmp_path))
+    (tmp_path / "model-mtp.safetensors").write_bytes(b"no such file")
+    assert build_core(model, EngineConfig(), "auto").drafter.name == "suffix"
     assert "cannot be read" in caplog.text
 
 

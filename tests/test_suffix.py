@@ -16,6 +16,7 @@ from parallm_openai.engine.speculation.suffix import (
     CANDIDATES,
     LONGEST_MATCH,
     PIECE,
+    PIECES,
     Answers,
     Match,
     SuffixDrafter,
@@ -160,3 +161,24 @@ def test_no_answer_goes_on_into_the_next_one() -> None:
     run = Run(tiny.core(lambda: drafter, draft_length=6))
     request = asked(run, greedy([50, 4, 5], 20))
     assert run.tokens[request.id] == reference(request)
+
+
+def test_a_long_match_ends_the_search_and_few_pieces_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client could have all rows wait while the same token is compared with itself in all that is stored."""
+    compared = 0
+    common = SuffixIndex._common
+
+    def counted(self: SuffixIndex, tokens: Sequence[int], place: int) -> int:
+        nonlocal compared
+        compared += 1
+        return common(self, tokens, place)
+
+    monkeypatch.setattr(SuffixIndex, "_common", counted)
+    answers = Answers()
+    for number in range(40):
+        answers.add("a", [number, *[7] * (PIECE - 10)], budget=100 * PIECE)
+    assert found(answers, "a", [7] * 200)
+    assert compared == 1
+    compared = 0
+    assert found(answers, "a", [3, *[7] * 20])
+    assert compared <= PIECES * CANDIDATES

@@ -95,8 +95,12 @@ def _head(model: LoadedModel) -> MTPHead | None:
     head = load_head(model) if LanguageModel(model.model).has_head else None
     if head is None:
         return None
-    found = probe(head, model.vocab_size)
+    try:
+        found = probe(head, model.vocab_size)
+    except UnsupportedModelError as error:
+        log.warning("the head for multi-token prediction of %s cannot draft: %s", model.name, error)
+        return None
     if found.ragged is None or not LanguageModel(head).has_head:
-        log.warning("the head for multi-token prediction of %s cannot draft (%s)", model.name, found.reason)
+        log.warning("the head for multi-token prediction of %s cannot draft: %s", model.name, found.reason)
         return None
     return MTPHead(head, model.vocab_size, found.ragged, asynchronous=on_gpu())

@@ -24,6 +24,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from parallm_openai.models import weights
+from parallm_openai.models.load_error import sentence
 
 if TYPE_CHECKING:
     from parallm_openai.models.loading import LoadedModel
@@ -34,6 +35,10 @@ Weights = dict[str, mx.array]
 
 # A norm whose weights are stored as differences from one has about this mean at most.
 ZERO_CENTRED = 0.5
+
+# What MLX quantises to.
+GROUP_SIZES = (32, 64, 128)
+BITS = (2, 3, 4, 5, 6, 8)
 
 # The hidden states that go with the tokens of the forward that this thread is in, `[rows, width, hidden]`.
 _hidden: ContextVar[mx.array | None] = ContextVar("hidden", default=None)
@@ -133,6 +138,15 @@ def load_head(model: LoadedModel) -> nn.Module | None:
     layout = LAYOUTS.get(str(model.config.get("model_type")))
     if layout is None or not model.path.is_dir():
         return None
+    try:
+        return _read_head(model, layout)
+    except Exception as error:
+        # The model itself is sound. Libraries stumble over broken arrays in many ways.
+        log.warning("the head for multi-token prediction of %s cannot be read (%s)", model.name, sentence(error))
+        return None
+
+
+def _read_head(model: LoadedModel, layout: Layout) -> nn.Module | None:
     text = model.config.get("text_config") or model.config
     found = _stored(model.path, layout.place.format(layers=text.get("num_hidden_layers")), layout)
     if not found:
@@ -143,16 +157,12 @@ def load_head(model: LoadedModel) -> nn.Module | None:
                 model.name,
             )
         return None
-    try:
-        network = _network(model, layout)
-        _fill(network, found, layout)
-        if weights.on_plain_cpu():
-            network = weights.for_cpu(network)
-        _share(network, model.model)
-        weights.evaluate(network)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        log.warning("the head for multi-token prediction of %s cannot be read (%s)", model.name, error)
-        return None
+    network = _network(model, layout)
+    _fill(network, found, layout)
+    if weights.on_plain_cpu():
+        network = weights.for_cpu(network)
+    _share(network, model.model)
+    weights.evaluate(network)
     return network
 
 
@@ -168,7 +178,7 @@ def _stored(folder: Path, place: str, layout: Layout) -> Weights:
             # Conversions that keep the head put the path of the model's text part before it.
             if here and (not before or before.endswith(".")):
                 found[after] = array
-            raw |= name.endswith("conv1d.weight") and array.shape[-1] != 1
+            raw |= name.endswith("conv1d.weight") and array.ndim == 3 and array.shape[-1] != 1
     if layout.zero_centred:
         for name, array in found.items():
             # A conversion may have made factors of the model's norms alone.
@@ -223,11 +233,14 @@ def _fill(network: nn.Module, found: Weights, layout: Layout) -> None:
     # Experts are joined there, for instance. Norms are right already, and it might take them for differences.
     own |= network.sanitize({name: array for name, array in layer.items() if name not in norms})
     expected = _names(network)
-    own |= {next(full for full in expected if full.endswith(name)): array for name, array in norms.items()}
+    own |= {full: array for name, array in norms.items() for full in expected if f".{full}".endswith(f".{name}")}
     _quantise(network, own)
     expected = _names(network)
     if missing := sorted(expected - own.keys()):
         raise ValueError(f"{missing[0]} is missing")
+    for name in sorted(expected):
+        if not mx.issubdtype(own[name].dtype, mx.floating) and name.removesuffix("weight") + "scales" not in own:
+            raise ValueError(f"{name} has whole numbers")
     network.load_weights([(name, array) for name, array in own.items() if name in expected])
     network.eval()
 
@@ -237,17 +250,24 @@ def _names(network: nn.Module) -> set[str]:
 
 
 def _quantise(network: nn.Module, own: Weights) -> None:
-    """Make the modules quantised whose arrays are."""
+    """Make the modules quantised whose arrays are. Raises ValueError if the arrays do not go together."""
 
-    def bits_of(path: str, module: nn.Module) -> bool | dict[str, int]:
-        scales = own.get(f"{path}.scales")
-        if scales is None or not hasattr(module, "to_quantized"):
+    def shape_of(path: str, module: nn.Module) -> bool | dict[str, int]:
+        scales, weight = own.get(f"{path}.scales"), own.get(f"{path}.weight")
+        if scales is None or weight is None or not hasattr(module, "to_quantized"):
             return False
         size = module.weight.shape[-1]
-        packed = own[f"{path}.weight"].shape[-1]
-        return {"group_size": size // scales.shape[-1], "bits": packed * 32 // size}
+        shapes = [
+            {"group_size": group, "bits": bits}
+            for group in GROUP_SIZES
+            for bits in BITS
+            if scales.shape == (*weight.shape[:-1], size // group) and weight.shape[-1] * 32 == size * bits
+        ]
+        if not shapes:
+            raise ValueError(f"{path} has scales that do not fit")
+        return shapes[0]
 
-    nn.quantize(network, class_predicate=bits_of)
+    nn.quantize(network, class_predicate=shape_of)
 
 
 def _share(network: nn.Module, target: nn.Module) -> None:

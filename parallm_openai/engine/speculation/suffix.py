@@ -14,7 +14,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import mul
 
 from parallm_openai.engine.batch import Batch
@@ -28,6 +28,8 @@ from parallm_openai.settings import Acceptance, EngineConfig
 ANCHOR = 2
 # How many places with these last tokens are looked at, the latest first, and how far back.
 CANDIDATES = 8
+# And in how many pieces of earlier answers that have such places, the latest first.
+PIECES = 8
 LONGEST_MATCH = 64
 # A step reads no more of a row's text than this: the other rows wait meanwhile.
 READ_AT_ONCE = 4096
@@ -88,7 +90,8 @@ class SuffixIndex:
     def find(self, tokens: Sequence[int]) -> Match | None:
         """Where the longest suffix of `tokens` stands that is in the text before its last token.
 
-        Of several such places, one that is continued as most of them are, and of those the latest.
+        Of several such places, one that is continued as most of them are, and of those the latest. A match of
+        `LONGEST_MATCH` tokens ends the search.
         """
         found: list[Match] = []
         for place in self._places(tokens):
@@ -97,6 +100,9 @@ class SuffixIndex:
                 found = [Match(self.text, place, length)]
             elif length == found[0].length:
                 found.append(Match(self.text, place, length))
+            if length >= LONGEST_MATCH:
+                # Any other is as long at most.
+                break
         if not found:
             return None
         votes = Counter(match.continued(1) for match in found)
@@ -161,9 +167,11 @@ class Answers:
             del self._pieces[salt]
 
     def find(self, salt: str, tokens: Sequence[int]) -> Iterator[Match]:
-        for piece in self._pieces.get(salt, ()):
-            if (match := piece.find(tokens)) is not None:
-                yield match
+        matches = (piece.find(tokens) for piece in reversed(self._pieces.get(salt, ())))
+        for match in islice((match for match in matches if match is not None), PIECES):
+            yield match
+            if match.length >= LONGEST_MATCH:
+                return
 
 
 @dataclass(slots=True)
