@@ -71,11 +71,11 @@ def test_the_wheel_has_the_licence_of_all_that_it_brings(wheel: zipfile.ZipFile,
 def test_the_metadata_say_what_an_index_shows(metadata: Message) -> None:
     assert metadata["Name"] == "parallm-openai"
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert {"bench", "cuda", "otel", "simulate", "test"} == set(metadata.get_all("Provides-Extra", ()))
+    assert {"bench", "cuda", "otel", "ray", "simulate", "test"} == set(metadata.get_all("Provides-Extra", ()))
     # What only tests and extras need is none of what everybody installs.
     always = [each for each in metadata.get_all("Requires-Dist", ()) if "extra ==" not in each]
     assert any(each.startswith("mlx-lm") for each in always)
-    assert not [each for each in always if each.startswith(("pytest", "opentelemetry", "matplotlib", "hatchling"))]
+    assert not [each for each in always if each.startswith(("pytest", "opentelemetry", "matplotlib", "hatchling", "ray", "simpy"))]
 
 
 def test_the_source_distribution_can_build_and_test_itself(source: set[str]) -> None:
