@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -23,7 +23,7 @@ class ModelRunner:
     Rows prefill in a cache of their own, so that a long prompt neither widens nor blocks the decoding batch; a row
     whose prompt is computed is copied over. Without `ragged`, those are mlx-lm's own batch caches. `vocab_size` is
     given if rows may hold ids that the model does not have; it reads those as 0. If the model `keeps_hidden_states`,
-    every forward leaves them with its rows.
+    every forward leaves them with its rows. `make_cache` is given if its caches are also those of other ranks.
     """
 
     def __init__(
@@ -34,18 +34,20 @@ class ModelRunner:
         ragged: Ragged | None = Ragged(),
         vocab_size: int | None = None,
         keeps_hidden_states: bool = False,
+        make_cache: Callable[[Ragged, LanguageModel], BatchCache] | None = None,
     ) -> None:
         self.model = LanguageModel(model)
         self.role = role
         self.ragged = ragged
         self.vocab_size = vocab_size
         self.keeps_hidden_states = keeps_hidden_states
+        self.make_cache = make_cache or Ragged.cache
 
     def prefill_cache(self) -> BatchCache:
-        return NativePrefill(self.model) if self.ragged is None else self.ragged.cache(self.model)
+        return NativePrefill(self.model) if self.ragged is None else self.make_cache(self.ragged, self.model)
 
     def decode_cache(self) -> BatchCache:
-        return NativeCache(self.model) if self.ragged is None else self.ragged.cache(self.model)
+        return NativeCache(self.model) if self.ragged is None else self.make_cache(self.ragged, self.model)
 
     def prefill(self, batch: Batch, chunks: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> mx.array:
         """Compute these next tokens of the batch's first rows, and commit them.

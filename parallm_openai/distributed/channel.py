@@ -1,0 +1,112 @@
+"""The channel on which rank 0 tells the other ranks what to do: a connection to each, which breaks if a side ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Client, Connection, Listener, wait
+from queue import SimpleQueue
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+# A rank must be there this long after rank 0 waits for it.
+SECONDS = 60.0
+ADDRESS_BYTES = 512
+
+
+class ChannelBroken(RuntimeError):
+    """Another rank has ended, or cannot be reached."""
+
+
+class Sender:
+    """Rank 0's side. `on_break` is called, from a thread of its own, once any other rank has ended."""
+
+    def __init__(self, connections: Sequence[Connection], on_break: Callable[[], None]) -> None:
+        self._connections = connections
+        threading.Thread(target=self._watch, args=(on_break,), name="ranks", daemon=True).start()
+
+    def send(self, message: object) -> None:
+        try:
+            for connection in self._connections:
+                connection.send(message)
+        except OSError as error:
+            raise ChannelBroken("another rank has ended") from error
+
+    def _watch(self, on_break: Callable[[], None]) -> None:
+        # They never say anything, so that a connection is ready only when it has ended.
+        wait(self._connections)
+        on_break()
+
+
+class Receiver:
+    """Another rank's side: what rank 0 has sent, in order. `on_break` is called once rank 0 has ended."""
+
+    def __init__(self, connection: Connection, on_break: Callable[[], None]) -> None:
+        self._messages: SimpleQueue[Any] = SimpleQueue()
+        threading.Thread(target=self._read, args=(connection, on_break), name="rank 0", daemon=True).start()
+
+    def _read(self, connection: Connection, on_break: Callable[[], None]) -> None:
+        # Beside the thread that computes: that one may wait for a rank that has ended.
+        try:
+            while True:
+                self._messages.put(connection.recv())
+        except (EOFError, OSError):
+            on_break()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield self._messages.get()
+
+
+def open_sender(group: mx.distributed.Group, on_break: Callable[[], None]) -> Sender:
+    """Wait for all other ranks, and tell them by the group itself where and with which key to come.
+
+    Raises ChannelBroken if they do not.
+    """
+    key = secrets.token_bytes(32)
+    host = _own_address()
+    listener = Listener((host, 0), authkey=key)
+    _shared(group, json.dumps([host, listener.address[1], key.hex()]).encode())
+    come: list[Connection] = []
+
+    def accept() -> None:
+        while len(come) < group.size() - 1:
+            come.append(listener.accept())
+        listener.close()
+
+    # A listener has no time limit of its own.
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
+    accepting.join(SECONDS)
+    if accepting.is_alive():
+        raise ChannelBroken(f"{group.size() - 1 - len(come)} of the other ranks have not come within {SECONDS:.0f} s")
+    return Sender(come, on_break)
+
+
+def open_receiver(group: mx.distributed.Group, on_break: Callable[[], None]) -> Receiver:
+    host, port, key = json.loads(_shared(group, b""))
+    return Receiver(Client((host, port), authkey=bytes.fromhex(key)), on_break)
+
+
+def _own_address() -> str:
+    """This rank's address as the others reach it: that of the ring's file, else what the host's name leads to."""
+    file = os.environ.get("MLX_HOSTFILE")
+    if file:
+        with open(file, encoding="utf-8") as hosts:
+            first = json.load(hosts)[0]
+        return str(first[0] if isinstance(first, list) else first).rpartition(":")[0]
+    return os.environ.get("NCCL_HOST_IP") or socket.gethostbyname(socket.gethostname())
+
+
+def _shared(group: mx.distributed.Group, own: bytes) -> bytes:
+    """Rank 0's bytes, at every rank."""
+    padded = np.zeros(ADDRESS_BYTES, dtype=np.int32)
+    padded[: len(own)] = np.frombuffer(own, dtype=np.uint8)
+    found = np.array(mx.distributed.all_sum(mx.array(padded), group=group, stream=mx.cpu))
+    return bytes(found.astype(np.uint8).tolist()).rstrip(b"\0")

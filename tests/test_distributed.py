@@ -1,0 +1,47 @@
+"""A model sharded over two ranks answers as it does on one, drafts and all; and ends if one of them does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def launched(*arguments: str) -> list[dict[str, Any]]:
+    """What two ranks on this machine print, by the ring backend."""
+    command = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--starting-port", str(free_port())]
+    own = [sys.executable, "-m", "support.ranks", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run([*command, *own], capture_output=True, text=True, env=environment, timeout=240)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert found, done.stdout + done.stderr
+    return found
+
+
+def free_port() -> int:
+    """The first of two ports that are likely to be free, one for each rank."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_5"])
+def test_two_ranks_answer_as_one_does(family: str) -> None:
+    plain, drafted = launched(family)
+    assert all(plain["same"])
+    assert all(drafted["same"])
+    assert (plain["drafter"], drafted["drafter"]) == ("none", "draft_model+suffix")
+    assert drafted["accepted"] > 20
+
+
+def test_if_a_rank_ends_the_other_knows() -> None:
+    assert launched("llama", "60") == [{"rank": 0, "broken": True}]
