@@ -92,8 +92,9 @@ def _ragged(draft: LoadedModel) -> Ragged:
 
 def _head(model: LoadedModel) -> MTPHead | None:
     """The model's own head, if its checkpoint has one and it can be run."""
-    head = load_head(model) if LanguageModel(model.model).has_head else None
-    if head is None:
+    head = load_head(model)
+    # Asked last, because finding it out takes forwards, and most models have no head.
+    if head is None or not LanguageModel(model.model).has_head:
         return None
     try:
         found = probe(head, model.vocab_size)

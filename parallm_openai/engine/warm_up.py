@@ -29,4 +29,4 @@ def warm_up(core: EngineCore) -> None:
     core.scheduler.decode_seconds = 0.0
     core.scheduler.prefill_speed = PrefillSpeed(core.scheduler.traits.forward_tokens)
     for bucket in core.scheduler.buckets:
-        bucket.draft_length = DraftLength(deferred=core.scheduler.traits.recurrent)
+        bucket.draft_length = DraftLength(deferred=bucket.draft_length.deferred)

@@ -133,7 +133,7 @@ def fed(hidden: mx.array) -> Iterator[None]:
 def load_head(model: LoadedModel) -> nn.Module | None:
     """The head that the model's checkpoint carries, as a network; None, with a word in the log, if it carries none.
 
-    Call it once the model's output projection computes single positions (`LanguageModel.has_head`): the two share it.
+    The two share the model's output projection, which must compute single positions (`LanguageModel.has_head`).
     """
     layout = LAYOUTS.get(str(model.config.get("model_type")))
     if layout is None or not model.path.is_dir():

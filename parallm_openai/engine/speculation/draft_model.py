@@ -55,7 +55,11 @@ class DraftModel(Drafter):
         # All but the last token: the draft begins with that.
         chunks = [self._next(row, min(width, self._unread(row) - 1)) if row in rows else [] for row in first]
         if any(chunks):
-            self.runner.prefill(batch, chunks)
+            self._read(batch, chunks)
+
+    def _read(self, batch: Batch, chunks: Sequence[Sequence[int]]) -> None:
+        """Compute these next tokens of the prompts of the batch's first rows."""
+        self.runner.prefill(batch, chunks)
 
     def propose(
         self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()

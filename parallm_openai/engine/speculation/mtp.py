@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -38,13 +38,9 @@ class MTPHead(DraftModel):
         # The head's states after its last forward: of each row's last token, `[rows, 1, hidden]`.
         self._last = mx.zeros((0,))
 
-    def read_along(self, batch: Batch, rows: Collection[Row], width: int) -> None:
-        first = batch.rows[: max(row.slot for row in rows) + 1]
-        # All but the last: from that one the first token is drafted.
-        chunks = [self._next(row, min(width, self._unread(row) - 1)) if row in rows else [] for row in first]
-        if any(chunks):
-            with fed(_gathered(first, [len(chunk) for chunk in chunks])):
-                self.runner.prefill(batch, chunks)
+    def _read(self, batch: Batch, chunks: Sequence[Sequence[int]]) -> None:
+        with fed(_gathered(batch.rows[: len(chunks)], [len(chunk) for chunk in chunks])):
+            super()._read(batch, chunks)
 
     def _unread(self, row: Row) -> int:
         draft = row.computed[DRAFT]

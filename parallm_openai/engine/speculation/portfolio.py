@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import mlx.core as mx
-import numpy as np
 
 from parallm_openai.engine.batch import Batch
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.row import Row
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.drafts import Drafts
@@ -68,9 +68,5 @@ def _joined(computed: Drafts, copies: Drafts) -> Drafts:
 
 def _ids(drafts: Drafts, width: int) -> mx.array:
     """Drafts as an array `[rows, width]`, padded."""
-    if drafts.ids is not None:
-        return mx.pad(drafts.ids, [(0, 0), (0, width - drafts.ids.shape[1])])
-    padded = np.zeros((len(drafts.lengths), width), dtype=np.int32)
-    for row, own in enumerate(drafts.tokens):
-        padded[row, : len(own)] = own
-    return mx.array(padded)
+    ids = Inputs.of(drafts.tokens).ids if drafts.ids is None else drafts.ids
+    return mx.pad(ids, [(0, 0), (0, width - ids.shape[1])])
