@@ -199,7 +199,7 @@ def test_the_bundled_model_is_served_as_flags_and_environment_say(served: Served
         assert answer.json()["usage"]["completion_tokens"] <= 3
     assert f"curl {served.url}/v1/chat/completions" in served.output
     assert "Authorization: Bearer" in served.output
-    assert re.search(r"drafts +by draft, up to 7 tokens a step", served.output)
+    assert re.search(r"drafts +by draft, or from the text so far .*, up to 7 tokens a step", served.output)
     assert f"parallm-openai chat --url {served.url} --api-key YOUR_KEY" in served.output
     assert "Traceback" not in served.output
 

@@ -91,6 +91,8 @@ def begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Begins:
 
     for function in BEGINNINGS:
         monkeypatch.setattr(f"parallm_openai.{function}", begun)
+    # Ray Serve is an extra.
+    monkeypatch.setattr("parallm_openai.cli.serve.check_replicas", lambda *_: None)
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hello"))
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
@@ -234,7 +236,15 @@ def test_a_snippet_without_a_known_language_is_noticed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["wget http://127.0.0.1:8080", "scripts/absent", "curl http://a && nginx -t", "aider --model x"]
+    "text",
+    [
+        "wget http://127.0.0.1:8080",
+        "scripts/absent",
+        "curl http://a && nginx -t",
+        "aider --model x",
+        "pip install 'parallm-openai[absent]'",
+        "serve deploy examples/absent.yaml",
+    ],
 )
 def test_a_program_that_nobody_checks_is_noticed(text: str) -> None:
     (command,) = commands_of(block("sh", text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -152,7 +153,17 @@ def _is_checked(stage: Stage, page: str) -> bool:
         return (ROOT / stage.arguments[0]).is_file()
     if stage.program in CLIENTS:
         return page in ("README.md", "docs/clients.md")
-    return stage.program in {"curl", *SHELL} or (ROOT / stage.program).is_file()
+    if stage.program == "pip":
+        return stage.arguments[0] == "install" and set(stage.arguments[1:]) <= _installable()
+    if stage.program == "serve":
+        return stage.arguments[0] == "deploy" and (ROOT / stage.arguments[1]).is_file()
+    return stage.program in {"curl", "ray", *SHELL} or (ROOT / stage.program).is_file()
+
+
+def _installable() -> set[str]:
+    """The package, alone and with each extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {project["name"], *(f"{project['name']}[{extra}]" for extra in project["optional-dependencies"])}
 
 
 def packages_of(program: str) -> set[str]:
