@@ -266,11 +266,15 @@ def test_flags_that_do_not_fit_are_refused_by_name(arguments: list[str], said: s
         (["--json", "/nowhere/at/all.json"], "--json: /nowhere/at/all.json"),
         (["--json", "/"], "--json: /"),
         (["--make-only"], "--make-only: needs --make-model"),
+        (["--url", "http://[::1"], "--url: 'http://[::1' is no URL"),
+        (["--url", "localhost:8080"], "--url: must be a URL such as http://127.0.0.1:8080, not 'localhost:8080'"),
+        (["--plot", "figure.txt"], "--plot: must be a .svg or .png file, not 'figure.txt'"),
+        (["--json", "same.svg", "--plot", "./same.svg"], "--plot: same.svg is also the file of --json"),
     ],
 )
 def test_what_cannot_end_well_is_not_begun(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(app, ["bench", *arguments])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert said in result.stderr
 
 

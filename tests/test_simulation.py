@@ -20,7 +20,7 @@ from parallm_openai.simulation.figures import Figures, quantile
 from parallm_openai.simulation.fleet import World, run_exactly, run_sampled
 from parallm_openai.simulation.replica import ExactReplica, Job
 from parallm_openai.simulation.routers import ROUTERS, Loads, Router
-from parallm_openai.simulation.trace import TraceRequest
+from parallm_openai.simulation.trace import LATEST, TraceRequest
 from parallm_openai.simulation.workloads import Workload
 
 REQUESTS = st.lists(
@@ -64,6 +64,29 @@ def test_every_request_ends_once_with_its_tokens(
         assert job.asked.at <= job.sent_at + 1e-9
         assert job.sent_at < job.first_token_at <= job.ended_at
         assert 0 <= job.cached_tokens < job.asked.prompt_tokens
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 3600.0])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_fastest_machine_at_the_latest_time_comes_to_an_end_and_so_does_the_slowest(
+    seconds: float, sampled: bool
+) -> None:
+    grid = linear(seconds, 0.0)
+    parts = dict.fromkeys(("verify", "prefill", "draft", "draft_prefill"), grid)
+    costs = step_costs(**parts, step_seconds=(0.0, 0.0), request_seconds=0.0, spread=(0.1,), serving_factor=0.1)
+    trace = [TraceRequest(0.0, 40, 3), *(TraceRequest(LATEST, 40 + number, 20) for number in range(20))]
+    world = World(costs, EngineConfig(batch_timeout_ms=0))
+    router = ROUTERS["two-choices"](3, 0)
+    outcome = run_sampled(trace, router, world, 2) if sampled else run_exactly(trace, router, world)
+    assert all(job.tokens == job.asked.output_tokens for job in outcome.jobs)
+    assert Figures.of(outcome).throughput > 0
+
+
+def test_one_request_of_a_fast_machine_has_a_throughput() -> None:
+    parts = dict.fromkeys(("verify", "prefill", "draft", "draft_prefill"), linear(1e-6, 0.0))
+    costs = step_costs(**parts, step_seconds=(0.0, 0.0), request_seconds=0.0, spread=(0.1,), serving_factor=0.1)
+    outcome = run_exactly([TraceRequest(LATEST, 4, 1)], Router(1), World(costs, EngineConfig(batch_timeout_ms=0)))
+    assert Figures.of(outcome).throughput > 0
 
 
 @settings(max_examples=8, deadline=None)

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.simulated import step_costs
 
-from parallm_openai.simulation.costs import CostsError, StepCosts
-from parallm_openai.simulation.trace import (
-    Streams,
-    TraceError,
-    TraceRequest,
-    check_lengths,
-    read_trace,
-    write_trace,
-)
+from parallm_openai.simulation.costs import StepCosts
+from parallm_openai.simulation.problems import FileError
+from parallm_openai.simulation.trace import Streams, TraceRequest, read_trace, write_trace
 from parallm_openai.simulation.workloads import Workload
+
+
+def one_forward(seconds: Any) -> dict[str, Any]:
+    """A grid of one point."""
+    return {"rows": [1], "sizes": [1], "contexts": [0], "seconds": [[[seconds]]]}
+
 
 PREFIXES = st.lists(st.tuples(st.text(min_size=1, max_size=4), st.integers(1, 50)), max_size=3).map(tuple)
 
@@ -40,7 +40,18 @@ def test_a_trace_is_read_as_it_was_written(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 2: Invalid JSON"),
+        ("{", "line 2: Invalid JSON: EOF while parsing an object at column 1"),
+        ("[1, 2]", "line 2: Input should be an object"),
+        ("null", "line 2: Input should be an object"),
+        ('{"at": true, "prompt_tokens": 4, "output_tokens": 1}', "line 2: at: Input should be a valid number"),
+        ('{"at": 1, "prompt_tokens": "4", "output_tokens": 1}', "line 2: prompt_tokens: Input should be a valid int"),
+        ('{"at": 1, "prompt_tokens": 4.5, "output_tokens": 1}', "line 2: prompt_tokens: Input should be a valid int"),
+        ('{"at": 1764255555, "prompt_tokens": 4, "output_tokens": 1}', "line 2: at: Input should be less than"),
+        ('{"at": 1e999, "prompt_tokens": 4, "output_tokens": 1}', "line 2: at: "),
+        ('{"at": 1, "prompt_tokens": 4, "output_tokens": 97}', "line 2: prompt_tokens and output_tokens: 101 together"),
+        ('{"at": 1, "prompt_tokens": 3, "output_tokens": 1, "prefix": [["a"]]}', "line 2: prefix.0.1: Field required"),
+        ('{"at": 1, "prompt_tokens": 3, "output_tokens": 1, "session": 7}', "line 2: session: Input should be"),
+        ("[" * 100_000, "line 2: Invalid JSON"),
         ('{"at": 1, "prompt_tokens": 4}', "line 2: output_tokens: Field required"),
         ('{"at": 1, "prompt_tokens": 0, "output_tokens": 1}', "line 2: prompt_tokens: "),
         ('{"at": -1, "prompt_tokens": 1, "output_tokens": 1}', "line 2: at: "),
@@ -54,26 +65,25 @@ def test_a_trace_is_read_as_it_was_written(
 def test_a_bad_line_is_named(line: str, said: str, tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text('{"at": 0.5, "prompt_tokens": 4, "output_tokens": 4}\n' + line + "\n")
-    with pytest.raises(TraceError) as raised:
-        read_trace(file)
+    with pytest.raises(FileError) as raised:
+        read_trace(file, context_length=100)
     assert str(raised.value).startswith(f"{file}: {said}")
 
 
 def test_a_trace_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="No such file"):
+    with pytest.raises(FileError, match="No such file"):
         read_trace(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(TraceError, match="has no requests"):
+    with pytest.raises(FileError, match="has no requests"):
         read_trace(tmp_path / "empty.jsonl")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(TraceError, match="is not UTF-8"):
+    with pytest.raises(FileError, match="is not UTF-8"):
         read_trace(tmp_path / "binary.jsonl")
 
 
-def test_requests_that_a_context_has_no_room_for_are_refused() -> None:
-    check_lengths([TraceRequest(0.0, 90, 10)], 100)
-    with pytest.raises(TraceError, match=r"request 2 of the trace: .* 101 together, more than the model's 100"):
-        check_lengths([TraceRequest(0.0, 90, 10), TraceRequest(0.0, 90, 11)], 100)
+def test_a_request_may_fill_the_context(tmp_path: Path) -> None:
+    write_trace(tmp_path / "trace.jsonl", [TraceRequest(0.0, 90, 10)])
+    assert read_trace(tmp_path / "trace.jsonl", context_length=100)
 
 
 @given(a=PREFIXES, b=PREFIXES, own=st.integers(0, 5))
@@ -108,22 +118,50 @@ def test_step_costs_are_read_as_they_were_written(tmp_path: Path) -> None:
     [
         ({"verify": {"rows": [1, 1], "sizes": [1], "contexts": [0], "seconds": [[[1]], [[1]]]}}, "verify: rows must"),
         ({"verify": {"rows": [1], "sizes": [1], "contexts": [0], "seconds": []}}, "verify: seconds must have an entry"),
+        (
+            {"verify": {"rows": [1, 2], "sizes": [1], "contexts": [0], "seconds": [[], [[1]]]}},
+            "verify: seconds must have an entry",
+        ),
         ({"draft": None}, "drafter: a draft model needs draft, draft_prefill and acceptance"),
         ({"acceptance": [1.5]}, "acceptance.0: Input should be less than or equal to 1"),
         ({"speed": 3}, "speed: Extra inputs"),
         ({"context_length": "long"}, "context_length: Input should be a valid integer"),
+        ({"context_length": "4096"}, "context_length: Input should be a valid integer"),
+        ({"context_length": 10**30}, "context_length: Input should be less than or equal to 10000000"),
+        ({"verify": one_forward(0)}, "verify.seconds.0.0.0: Input should be greater than or equal to 0.000001"),
+        ({"verify": one_forward(-1)}, "verify.seconds.0.0.0: Input should be greater than or equal to 0.000001"),
+        ({"draft": one_forward("fast")}, "draft.seconds.0.0.0: Input should be a valid number"),
+        ({"prefill": one_forward(float("nan"))}, "prefill.seconds.0.0.0: Input should be a finite number"),
+        ({"prefill": one_forward(1e308)}, "prefill.seconds.0.0.0: Input should be less than or equal to 3600"),
+        ({"step_seconds": [0.1]}, "step_seconds.1: Field required"),
+        ({"step_seconds": [-0.1, 0]}, "step_seconds.0: Input should be greater than or equal to 0"),
+        ({"spread": [0]}, "spread.0: Input should be greater than or equal to 0.1"),
+        ({"spread": []}, "spread: Tuple should have at least 1 item"),
+        ({"request_seconds": -1}, "request_seconds: Input should be greater than or equal to 0"),
+        ({"serving_factor": 1e9}, "serving_factor: Input should be less than or equal to 1000"),
+        ({"traits": {"padding_limit": 0, "forward_tokens": 1, "prefill_tokens": 1}}, "traits.padding_limit: Input"),
     ],
 )
 def test_bad_step_costs_are_refused_by_name(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     file = tmp_path / "costs.json"
     file.write_text(json.dumps(json.loads(step_costs().model_dump_json()) | changes))
-    with pytest.raises(CostsError) as raised:
+    with pytest.raises(FileError) as raised:
         StepCosts.read(file)
     assert str(raised.value).startswith(f"{file}: {said}")
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model": "m"', "\xff", "[" * 100_000])
+def test_what_holds_no_step_costs_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "costs.json"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(FileError) as raised:
+        StepCosts.read(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert "\n" not in str(raised.value)
+
+
 def test_step_costs_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CostsError, match="No such file"):
+    with pytest.raises(FileError, match="No such file"):
         StepCosts.read(tmp_path / "none.json")
 
 

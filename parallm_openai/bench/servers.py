@@ -163,7 +163,7 @@ def peer(spec: str) -> HttpTarget:
     try:
         # A peer whose model is given need not be able to list it.
         httpx.get(f"{url}/v1/models", timeout=30)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BenchError(
             f"the peer {name} does not answer at {url} ({_cause(error)}): start it first, or leave out its --peer"
         ) from error

@@ -43,7 +43,9 @@ class PairShape(Settings):
     dtype: Annotated[Literal["float32", "float16", "bfloat16"], Flag("Made model")] = Field(
         "float32", description="Type of the numbers that are written."
     )
-    seed: Annotated[int, Flag("Made model")] = Field(0, description="Seed of the weights, and of the prompts.")
+    seed: Annotated[int, Flag("Made model")] = Field(
+        0, description="Seed of the weights, of the prompts, and of what is simulated."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> PairShape:

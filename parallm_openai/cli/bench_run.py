@@ -18,10 +18,13 @@ from parallm_openai.bench.rounds import measure
 from parallm_openai.bench.servers import HttpTarget, current_settings, first_model, own_server, peer
 from parallm_openai.bench.shape import PairShape
 from parallm_openai.bench.targets import BenchError, Target
+from parallm_openai.cli.bench_costs import measure_costs
+from parallm_openai.cli.bench_files import check_files
 from parallm_openai.cli.bench_settings import PLOT_NEEDS, LoadSettings, OutputSettings, TargetSettings
-from parallm_openai.cli.bench_simulation import measure_costs, simulate
-from parallm_openai.cli.failure import explained, fail
+from parallm_openai.cli.bench_simulation import simulate
+from parallm_openai.cli.failure import BAD_USAGE, BadUsage, explained, fail
 from parallm_openai.cli.loading import load_draft, load_model
+from parallm_openai.cli.simulation_input import check_can_measure_costs, check_can_simulate
 from parallm_openai.cli.simulation_settings import SimulationSettings
 from parallm_openai.cpu import prepare
 from parallm_openai.settings import DraftSettings, ModelSettings
@@ -49,16 +52,15 @@ def run(
         # What can fail soon comes before what takes long.
         if output.plot_file is not None and importlib.util.find_spec("matplotlib") is None:
             raise BenchError(f"--plot {PLOT_NEEDS}")
-        _check_writable("--json", output.json_file)
-        _check_writable("--plot", output.plot_file)
-        _check_writable("--measure-costs", simulation.measure_costs)
-        _check_writable("--record-trace", simulation.record_trace)
+        check_files(output, simulation)
         if simulation.measure_costs is not None:
+            check_can_measure_costs((servers, load, output, shape))
             return measure_costs(servers, simulation)
         if simulation.simulate:
+            check_can_simulate(servers, (load, output, shape), simulation)
             return simulate(servers, simulation, output, shape.seed)
         if servers.make_only and servers.make_model is None:
-            raise BenchError("--make-only: needs --make-model, which says where")
+            raise BadUsage("--make-only: needs --make-model, which says where")
         peers = _peers(servers.peers)
         if servers.make_model is not None:
             _make(servers.make_model, shape)
@@ -81,13 +83,10 @@ def run(
         if simulation.record_trace is not None:
             write_trace(simulation.record_trace, sent[-1])
         _report(series, load, output)
+    except BadUsage as error:
+        fail(str(error), BAD_USAGE)
     except (BenchError, ValueError, OSError) as error:
         fail(str(error))
-
-
-def _check_writable(flag: str, file: Path | None) -> None:
-    if file is not None and (file.is_dir() or not file.parent.is_dir()):
-        raise BenchError(f"{flag}: {file} is a folder, or lies in none")
 
 
 def _peers(specs: Sequence[str]) -> list[HttpTarget]:

@@ -44,6 +44,20 @@ class TargetSettings(Settings):
     )
     make_only: Annotated[bool, Flag("Servers")] = Field(False, description="Make the model and stop.")
 
+    @field_validator("url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        # Its import is slow, and `--help` needs none.
+        import httpx
+
+        try:
+            parsed = None if url is None else httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{url!r:.80} is no URL: {error}") from error
+        if parsed is not None and not (parsed.scheme in ("http", "https") and parsed.host):
+            raise ValueError(f"must be a URL such as http://127.0.0.1:8080, not {url!r:.80}")
+        return url
+
     @model_validator(mode="after")
     def _one_model(self) -> TargetSettings:
         if self.url is not None and "in-process" in self.ways and self.model is None and self.make_model is None:
@@ -142,3 +156,10 @@ class OutputSettings(Settings):
     plot_file: Annotated[Path | None, Flag("Output", name="plot", kind="a .svg or .png file")] = Field(
         None, description=f"Draw the throughput there; {PLOT_NEEDS}."
     )
+
+    @field_validator("plot_file")
+    @classmethod
+    def _is_a_picture(cls, file: Path | None) -> Path | None:
+        if file is not None and file.suffix.lower() not in (".svg", ".png"):
+            raise ValueError(f"must be a .svg or .png file, not {str(file)!r:.80}")
+        return file

@@ -12,6 +12,10 @@ import typer
 BAD_USAGE = 2
 
 
+class BadUsage(Exception):
+    """The user gave what cannot be used; the message names the flag, and the place in a file."""
+
+
 def say(message: str) -> None:
     typer.echo(f"parallm-openai: {message}", err=True)
 

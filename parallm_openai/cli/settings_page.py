@@ -11,6 +11,7 @@ from parallm_openai.cli.chat import ChatSettings
 from parallm_openai.cli.generate import PromptSettings
 from parallm_openai.cli.options import Option, options_of
 from parallm_openai.cli.sampling import ChatSampling, PromptSampling
+from parallm_openai.cli.simulation_settings import SimulationSettings
 from parallm_openai.setting_types import Settings
 from parallm_openai.settings import (
     ConfigFile,
@@ -35,7 +36,7 @@ SERVE: list[type[Settings]] = [
 ]
 GENERATE: list[type[Settings]] = [PromptSettings, PromptSampling]
 CHAT: list[type[Settings]] = [ChatSettings, ChatSampling]
-BENCH: list[type[Settings]] = [TargetSettings, LoadSettings, OutputSettings, PairShape]
+BENCH: list[type[Settings]] = [TargetSettings, LoadSettings, OutputSettings, PairShape, SimulationSettings]
 
 
 def _flags(*models: type[Settings]) -> str:

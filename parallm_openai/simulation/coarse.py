@@ -23,6 +23,8 @@ from parallm_openai.simulation.trace import TraceRequest
 
 # What rounding may leave of a piece of work.
 NOTHING = 1e-9
+# Seconds. Whatever rounding does, the clock moves on between two changes, and so the simulation comes to an end.
+SHORTEST_WAIT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class CoarseReplica:
         if self._decoding and (speed := self._tokens_a_second):
             waits.append((self._decoding[0][0] - self._at) / speed)
         if waits:
-            timer = self._env.timeout(max(0.0, min(waits)))
+            timer = self._env.timeout(max(SHORTEST_WAIT, min(waits)))
             timer.callbacks.append(partial(self._wake, self._timer))
 
     def _wake(self, timer: int, event: simpy.Event) -> None:

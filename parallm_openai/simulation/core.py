@@ -115,25 +115,20 @@ class SimulatedRunner(ModelRunner):
 
 
 class SimulatedDraftModel(DraftModel):
-    """Reads what the engine's draft model would read, and guesses what is known to come."""
+    """Reads what the engine's draft model would read, and guesses what is known to come.
+
+    When it drafts, and how much of a row it then has to read, is the draft model's own code.
+    """
 
     def __init__(self, clock: VirtualClock, costs: Costs, answers: Mapping[int, Answer]) -> None:
         self.runner = SimulatedRunner(DRAFT, clock, costs.draft_prefill)
         self._clock, self._costs, self._answers = clock, costs, answers
 
-    def propose(
-        self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
-    ) -> Drafts:
-        for row in batch.rows:
-            self._forget_rejected(row)
-        if not any(lengths):
-            return Drafts.none(len(batch.rows))
-        width = max(self._catch_up(row) for row, length in zip(batch.rows, lengths, strict=True) if length)
+    def _draft(self, batch: Batch, lengths: Sequence[int], width: int, acceptance: Acceptance) -> Drafts:
         context = max(row.computed[DRAFT].length for row in batch.rows)
         self._clock.advance(self._costs.draft(len(batch.rows), [width, *[1] * (max(lengths) - 1)], context))
         for row, length in zip(batch.rows, lengths, strict=True):
-            draft = row.computed[DRAFT]
-            draft.length += min(width, len(row.tokens) - draft.end) + max(0, length - 1)
+            row.computed[DRAFT].length += min(width, self._unread(row)) + max(0, length - 1)
         return Drafts.of([self._guess(row, length) for row, length in zip(batch.rows, lengths, strict=True)])
 
     def _guess(self, row: Row, length: int) -> list[int]:

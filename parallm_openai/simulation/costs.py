@@ -11,13 +11,12 @@ from typing import Annotated, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from parallm_openai.engine.scheduler import ModelTraits
+from parallm_openai.simulation.problems import FileError, first_problem
 
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+# Not nothing: the clock must move on with every forward, however late it is.
+ForwardSeconds = Annotated[float, Field(ge=1e-6, le=3600)]
 Axis = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-
-
-class CostsError(ValueError):
-    """A file of step costs that cannot be used, with the reason."""
 
 
 class _Part(BaseModel):
@@ -33,17 +32,21 @@ class Grid(_Part):
     rows: Axis
     sizes: Axis
     contexts: Axis
-    seconds: tuple[tuple[tuple[Seconds, ...], ...], ...]
+    seconds: tuple[tuple[tuple[ForwardSeconds, ...], ...], ...]
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> Grid:
         for name, axis in (("rows", self.rows), ("sizes", self.sizes), ("contexts", self.contexts)):
             if list(axis) != sorted(set(axis)):
                 raise ValueError(f"{name} must ascend")
-        shapes = {(len(plane), len(line)) for plane in self.seconds for line in plane}
-        if len(self.seconds) != len(self.rows) or shapes != {(len(self.sizes), len(self.contexts))}:
+        lengths = [[len(line) for line in plane] for plane in self.seconds]
+        if lengths != [[len(self.contexts)] * len(self.sizes)] * len(self.rows):
             raise ValueError("seconds must have an entry for each of the rows, sizes and contexts")
         return self
+
+    def scaled(self, factor: float) -> Grid:
+        seconds = tuple(tuple(tuple(factor * one for one in line) for line in plane) for plane in self.seconds)
+        return self.model_copy(update={"seconds": seconds})
 
     def at(self, rows: int, size: int, context: int) -> float:
         """Seconds between the grid's points; beyond the last ones they grow as between the last two."""
@@ -88,17 +91,17 @@ class StepCosts(_Part):
     model: str
     machine: str
     traits: Traits
-    context_length: Annotated[int, Field(ge=1)]
+    context_length: Annotated[int, Field(ge=2, le=10_000_000)]
     drafter: Literal["draft_model", "none"]
     verify: Grid
     prefill: Grid
     draft: Grid | None = None
     draft_prefill: Grid | None = None
     step_seconds: tuple[Seconds, Seconds]
-    spread: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    spread: Annotated[tuple[Annotated[float, Field(ge=0.1, le=100)], ...], Field(min_length=1)] = (1.0,)
     acceptance: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
     request_seconds: Seconds = 0.0
-    serving_factor: Annotated[float, Field(ge=0.1)] = 1.0
+    serving_factor: Annotated[float, Field(ge=0.1, le=1000)] = 1.0
 
     @model_validator(mode="after")
     def _has_what_drafting_takes(self) -> StepCosts:
@@ -108,16 +111,20 @@ class StepCosts(_Part):
 
     @classmethod
     def read(cls, file: Path) -> StepCosts:
-        """Raises CostsError."""
+        """Raises FileError."""
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(file.read_bytes(), strict=True)
         except OSError as error:
-            raise CostsError(f"{file}: {error.strerror}") from error
+            raise FileError(f"{file}: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise CostsError(f"{file}: {f'{place}: ' if place else ''}{message}") from error
+            raise FileError(f"{file}: {first_problem(error)}") from error
+
+    def slowed(self, reading: float, decoding: float) -> StepCosts:
+        """Those of a machine that takes so many times as long to read prompts, and to decode."""
+        factors = {"prefill": reading, "draft_prefill": reading, "verify": decoding, "draft": decoding}
+        grids = {name: getattr(self, name).scaled(factor) for name, factor in factors.items() if getattr(self, name)}
+        fixed, per_row = self.step_seconds
+        return self.model_copy(update={**grids, "step_seconds": (decoding * fixed, decoding * per_row)})
 
     def write(self, file: Path) -> None:
         file.write_text(self.model_dump_json(indent=1) + "\n")

@@ -11,15 +11,13 @@ from itertools import count
 
 import numpy as np
 
-from parallm_openai.engine.build import build_core
 from parallm_openai.engine.request import Request, SamplingParams
 from parallm_openai.engine.runner import ModelRunner
-from parallm_openai.engine.speculation.portfolio import Portfolio
-from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.timeline import Step
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import EngineConfig
 from parallm_openai.simulation.costs import Grid, StepCosts, Traits
+from parallm_openai.simulation.timed_core import TimedCore
 
 ROWS = (1, 2, 4, 8, 16)
 # Tokens a row of a decode step: plain, and with drafts of 1, 3 and 7.
@@ -28,7 +26,12 @@ WIDTHS = (1, 2, 4, 8)
 PROMPT_TOKENS = (16, 64, 256, 512)
 PROMPT_ROWS = (1, 4, 16)
 CONTEXTS = (32, 256, 1024)
+# A prompt may begin with nothing stored.
+PROMPT_CONTEXTS = (0, 256, 1024)
+PROMPT_TIMES = 3
 DECODE_STEPS = 6
+# What a row may grow by, after its context.
+LONGEST_ROW = max(PROMPT_TOKENS) + max(WIDTHS) * (len(WIDTHS) + 1) * (DECODE_STEPS + 2)
 # For acceptance, so many rows answer with so many tokens.
 ANSWERS, ANSWER_TOKENS, ANSWER_DRAFT = 32, 96, 4
 # Seconds for a forward are taken relative to its shape's median, at these shares of all.
@@ -84,18 +87,6 @@ def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(float(value), 4) for value in np.quantile(values, shares))
 
 
-def own_core(
-    model: LoadedModel, config: EngineConfig, draft: LoadedModel | None, clock: Callable[[], float]
-) -> EngineCore:
-    """The real engine on a clock. It drafts by the draft model alone: copies depend on what is written, which no
-    simulation knows."""
-    core = build_core(model, config, draft)
-    core.clock = clock
-    if isinstance(core.drafter, Portfolio):
-        core.drafter = core.scheduler.drafter = core.drafter.computing
-    return core
-
-
 def measure(
     model: LoadedModel,
     draft: LoadedModel | None,
@@ -109,11 +100,17 @@ def measure(
 
     Raises Unmeasurable.
     """
-    core = own_core(model, EngineConfig(max_batch_size=max(ROWS), max_batch_tokens=UNBOUNDED), draft, clock)
+    core = TimedCore.of(model, EngineConfig(max_batch_size=max(ROWS), max_batch_tokens=UNBOUNDED), draft, clock)
     traits = core.scheduler.traits
     if not traits.ragged or traits.recurrent or traits.runs_ahead:
         raise Unmeasurable(f"{model.name}: only models with keys and values alone can be simulated, and on a CPU")
-    meter = _Meter(core, prompt, model.context_length)
+    longest = model.context_length - LONGEST_ROW
+    if longest < CONTEXTS[0]:
+        raise Unmeasurable(
+            f"{model.name}: its context has {model.context_length} tokens, and measuring takes "
+            f"{CONTEXTS[0] + LONGEST_ROW}"
+        )
+    meter = _Meter(core, prompt, longest)
     for number in range(rounds):
         say(f"measuring steps, round {number + 1} of {rounds}")
         meter.measure()
@@ -142,24 +139,26 @@ def measure(
 class _Meter:
     """Drives a core by hand, so that each step does one thing only."""
 
-    def __init__(self, core: EngineCore, prompt: Sequence[int], context_length: int) -> None:
+    def __init__(self, core: TimedCore, prompt: Sequence[int], longest_context: int) -> None:
         self.core = core
         self.times = Times()
         self._prompt = prompt
         self._places = count(0, 37)
-        room = context_length - sum(PROMPT_TOKENS) - max(WIDTHS) * len(WIDTHS) * (DECODE_STEPS + 2)
-        self._contexts = [context for context in CONTEXTS if context < room] or CONTEXTS[:1]
+        self._longest_context = longest_context
 
     def measure(self) -> None:
-        for context in self._contexts:
+        for context in [context for context in CONTEXTS if context <= self._longest_context]:
             for rows in ROWS:
                 self._measure_decoding(rows, context)
+        for context in [context for context in PROMPT_CONTEXTS if context <= self._longest_context]:
             for rows in PROMPT_ROWS:
                 self._measure_prompts(rows, context)
 
     def _store(self, context: int) -> None:
         """Have the rows to come begin with a copy of what they share."""
         self.core.scheduler.prefixes.evict_to(0)
+        if not context:
+            return
         self._configure(prefill_chunk="auto", draft_length=1)
         self._begin(1, context, 0, 1)
         while not self.core.idle:
@@ -192,9 +191,11 @@ class _Meter:
             if width > 1:
                 each = [step.draft_seconds / (width - 1) for _, step in steps]
                 self.times.add("draft", (rows, 1, context), each)
-            else:
-                rest = [seconds - step.draft_seconds - step.verify_seconds for seconds, step in steps]
-                self.times.add("step", (rows, width, context), rest)
+        # Choosing a draft length is a part of what else a step takes.
+        self._configure(draft_length="auto")
+        steps = [self._timed_step() for _ in range(DECODE_STEPS)]
+        rest = [seconds - step.draft_seconds - step.verify_seconds for seconds, step in steps]
+        self.times.add("step", (rows, 1, context), rest)
         self.core.cancel_all()
 
     def _timed_step(self) -> tuple[float, Step]:
@@ -204,26 +205,32 @@ class _Meter:
         return self.core.clock() - began, self.core.timeline.after(0)[-1]
 
     def _measure_prompts(self, rows: int, context: int) -> None:
-        """Read prompts from the context on, in a forward of each size; the draft model reads along apart from that."""
-        sizes = [tokens for tokens in PROMPT_TOKENS if tokens >= rows]
+        """Read whole prompts from the context on, in one forward; the draft model reads along apart from that.
+
+        Their first tokens are sampled: until then MLX has not computed what only they depend on.
+        """
         self._store(context)
-        self._configure(use_speculative_decoding=False, prefill_chunk=rows)
-        self._begin(rows, context, sum(tokens // rows for tokens in sizes) + 2, 2)
-        while len(self.core.scheduler.prefilling) < rows:
-            self.core.step()
-        for tokens in sizes:
-            self._configure(prefill_chunk=tokens)
-            began = self.core.clock()
-            self.core.step()
-            self.times.add("prefill", (rows, tokens, context), [self.core.clock() - began])
+        for tokens in [tokens for tokens in PROMPT_TOKENS if tokens >= rows]:
+            self._configure(use_speculative_decoding=False, prefill_chunk=tokens)
+            seconds = [self._prompts_read(rows, context, tokens // rows) for _ in range(PROMPT_TIMES)]
+            self.times.add("prefill", (rows, tokens, context), [read for read, _ in seconds])
             if self.core.drafter.runner is not None:
-                seconds = self._read_along(self.core.drafter.runner, tokens // rows)
-                self.times.add("draft_prefill", (rows, tokens, context), [seconds])
-        self.core.cancel_all()
+                self.times.add("draft_prefill", (rows, tokens, context), [along for _, along in seconds])
         self._configure(use_speculative_decoding=True)
 
+    def _prompts_read(self, rows: int, context: int, width: int) -> tuple[float, float]:
+        """What the target's forward took, and the draft model's."""
+        self.core.forwards.clear()
+        self._begin(rows, context, width, UNBOUNDED)
+        self.core.step()
+        [seconds] = [each.seconds for each in self.core.forwards if each.kind == "prefill"]
+        runner = self.core.drafter.runner
+        along = self._read_along(runner, width) if runner is not None else 0.0
+        self.core.cancel_all()
+        return seconds, along
+
     def _read_along(self, runner: ModelRunner, width: int) -> float:
-        [batch] = [bucket.prefilling for bucket in self.core.scheduler.buckets if bucket.prefilling.rows]
+        [batch] = [bucket.decoding for bucket in self.core.scheduler.buckets if bucket.decoding.rows]
         chunks = [row.tokens[row.computed[runner.role].end :][:width] for row in batch.rows]
         began = self.core.clock()
         runner.prefill(batch, chunks)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from parallm_openai.engine.request import Output, Request, SamplingParams
-from parallm_openai.engine.timeline import Timeline
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import EngineConfig
-from parallm_openai.simulation.costs import Costs
-from parallm_openai.simulation.measuring import own_core
+from parallm_openai.simulation.costs import CostModel, StepCosts
 from parallm_openai.simulation.replay import Prompts
 from parallm_openai.simulation.replica import Job
+from parallm_openai.simulation.timed_core import Forward, TimedCore
 from parallm_openai.simulation.trace import TraceRequest
 
 
@@ -27,50 +27,30 @@ def run_engine(
     trace: Sequence[TraceRequest],
     prompts: Prompts,
     clock: Callable[[], float],
-    costs: Costs,
-) -> tuple[list[Job], float]:
-    """Every request as the engine answered it, and how many times what the costs say its decode steps took."""
-    core = own_core(model, config, draft, clock)
+) -> tuple[list[Job], list[Forward]]:
+    """Every request as the engine answered it, and the forwards of its model."""
+    core = TimedCore.of(model, config, draft, clock)
     run = _Run(trace, prompts, clock)
-    slowness = _Slowness(costs, run)
-
-    def take(outputs: list[Output]) -> None:
-        slowness.learn(core.timeline)
-        run.take(outputs)
-
-    core.deliver = take
+    core.deliver = run.take
     while run.due or not core.idle:
         if core.idle:
             run.skip_to_next()
         for request in run.arrived():
             core.add(request)
-        take(core.step())
-    return run.jobs, slowness.factor
+        run.take(core.step())
+    return run.jobs, core.forwards
 
 
-class _Slowness:
-    """How the machine's speed has changed since the costs were measured."""
-
-    def __init__(self, costs: Costs, run: _Run) -> None:
-        self._costs, self._run = costs, run
-        self._seen = 0
-        self._taken = self._expected = 0.0
-
-    def learn(self, timeline: Timeline) -> None:
-        """Take in the decode steps since the last time, before the run takes their outputs."""
-        for step in timeline.after(self._seen):
-            self._seen = step.number
-            jobs = [self._run.by_id[row.request] for row in step.rows]
-            # Forwards at the end of prompts are in the timeline as well.
-            if jobs and all(job.tokens for job in jobs):
-                width = max(row.drafted for row in step.rows) + 1
-                context = max(job.asked.prompt_tokens + job.tokens for job in jobs)
-                self._taken += step.verify_seconds
-                self._expected += self._costs.verify(len(jobs), width, context)
-
-    @property
-    def factor(self) -> float:
-        return self._taken / self._expected if self._expected else 1.0
+def slowness(forwards: Sequence[Forward], costs: StepCosts) -> tuple[float, float]:
+    """How many times what the costs say the engine took to read prompts, and to decode."""
+    median, mean = CostModel(costs, noise=False), fmean(costs.spread)
+    taken = dict.fromkeys(("prefill", "verify"), 0.0)
+    expected = dict(taken)
+    for kind, rows, width, context, seconds in forwards:
+        taken[kind] += seconds
+        expected[kind] += mean * (median.prefill if kind == "prefill" else median.verify)(rows, width, context)
+    reading, decoding = (taken[kind] / expected[kind] if expected[kind] else 1.0 for kind in taken)
+    return reading, decoding
 
 
 class _Run:

@@ -7,7 +7,7 @@ turn can begin with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from parallm_openai.simulation.problems import FileError, first_problem
+
 Count = Annotated[int, Field(ge=1)]
-
-
-class TraceError(ValueError):
-    """A trace that cannot be used, with its file, its line and the reason."""
+# Seconds: some four months. Later, a clock could not tell apart two steps of a fast machine.
+LATEST = 1e7
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TraceRequest:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    at: Annotated[float, Field(ge=0)]
+    at: Annotated[float, Field(ge=0, le=LATEST)]
     prompt_tokens: Count
     output_tokens: Count
     prefix: tuple[tuple[Annotated[str, Field(min_length=1)], Count], ...] = ()
@@ -46,32 +46,40 @@ class TraceRequest:
 _LINE = TypeAdapter(TraceRequest)
 
 
-def read_trace(file: Path) -> list[TraceRequest]:
-    """Raises TraceError."""
+def read_trace(file: Path, context_length: int | None = None) -> list[TraceRequest]:
+    """The requests of a file, in the order of time. Raises FileError.
+
+    If a model's `context_length` is given, it must have room for each request's prompt and answer.
+    """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{file}: {error.strerror if isinstance(error, OSError) else 'is not UTF-8'}") from error
+        raise FileError(f"{file}: {error.strerror if isinstance(error, OSError) else 'is not UTF-8'}") from error
     requests: list[TraceRequest] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
-            requests.append(_parsed(line, f"{file}: line {number}", requests[-1].at if requests else 0.0))
+            try:
+                requests.append(_parsed(line, requests[-1].at if requests else 0.0, context_length))
+            except ValueError as error:
+                raise FileError(f"{file}: line {number}: {error}") from error
     if not requests:
-        raise TraceError(f"{file}: has no requests")
+        raise FileError(f"{file}: has no requests")
     return requests
 
 
-def _parsed(line: str, where: str, not_before: float) -> TraceRequest:
+def _parsed(line: str, not_before: float, context_length: int | None) -> TraceRequest:
     try:
-        request = _LINE.validate_json(line)
+        request = _LINE.validate_json(line, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise TraceError(f"{where}: {f'{place}: ' if place else ''}{first['msg']}") from error
+        # To the parser each line is a text of its own.
+        raise ValueError(first_problem(error).replace(" at line 1 column ", " at column ")) from error
     if request.at < not_before:
-        raise TraceError(f"{where}: at: must not be before the {not_before:g} of the line before")
+        raise ValueError(f"at: must not be before the {not_before:g} of the line before")
     if request.shared_tokens > request.prompt_tokens:
-        raise TraceError(f"{where}: prefix: has {request.shared_tokens} tokens, more than prompt_tokens")
+        raise ValueError(f"prefix: has {request.shared_tokens} tokens, more than prompt_tokens")
+    tokens = request.prompt_tokens + request.output_tokens
+    if context_length is not None and tokens > context_length:
+        raise ValueError(f"prompt_tokens and output_tokens: {tokens} together, more than the model's {context_length}")
     return request
 
 
@@ -81,16 +89,6 @@ def write_trace(file: Path, requests: Iterable[TraceRequest]) -> None:
             fields = {name: value for name, value in asdict(request).items() if value not in (None, ())}
             lines.write(dumps(fields, ensure_ascii=False))
             lines.write("\n")
-
-
-def check_lengths(requests: Sequence[TraceRequest], context_length: int) -> None:
-    """Raises TraceError if a model of this context length cannot answer a request."""
-    for number, request in enumerate(requests, 1):
-        if request.prompt_tokens + request.output_tokens > context_length:
-            raise TraceError(
-                f"request {number} of the trace: prompt_tokens and output_tokens are "
-                f"{request.prompt_tokens + request.output_tokens} together, more than the model's {context_length}"
-            )
 
 
 class Streams:

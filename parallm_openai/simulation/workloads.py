@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Literal
 
 from parallm_openai.simulation.trace import TraceRequest
 
 Arrivals = Literal["poisson", "bursty", "diurnal"]
 Content = Literal["single", "shared", "agents"]
+# A prompt has a token of its own, and an answer has one.
+LEAST_ROOM = 2
 
 
 @dataclass(frozen=True)
 class Workload:
     """So many requests a second on average, for so many seconds.
 
-    A prompt's own tokens and an answer's tokens are drawn from an exponential distribution with these means, of which
-    nothing is cut off but what the context has no room for. `shared` prompts begin with one of `system_prompts`, which
-    are asked for the more often the earlier they stand (Zipf's law). `agents` have so many turns on average, each of
-    which begins with all that the session has had before, and think in between.
+    A prompt's own tokens and an answer's tokens are drawn from exponential distributions with these means. They are cut
+    off where they would not fit into `longest`, the context: a prompt's own part takes at most half of what is left.
+    `shared` prompts begin with one of `system_prompts`, which are asked for the more often the earlier they stand
+    (Zipf's law). `agents` have so many turns on average, each of which begins with all that the session has had before,
+    and think in between. A session whose context is full ends.
     """
 
     rate: float
@@ -34,10 +39,11 @@ class Workload:
     system_tokens: int = 256
     turns: float = 6.0
     think_seconds: float = 5.0
-    longest: int = 2048
+    longest: int = 8192
     seed: int = 0
 
     def requests(self) -> list[TraceRequest]:
+        """The trace. `longest` must have room for `LEAST_ROOM` tokens besides those that are shared."""
         rng = random.Random(self.seed)
         made = [request for at in self._times(rng) for request in CONTENTS[self.content](self, at, rng)]
         return sorted(made, key=lambda request: request.at)
@@ -107,9 +113,14 @@ def _single(workload: Workload, at: float, rng: random.Random) -> Iterator[Trace
 
 def _system(workload: Workload, rng: random.Random) -> tuple[str, int]:
     """A system prompt, by Zipf's law."""
-    ranks = range(1, workload.system_prompts + 1)
-    [rank] = rng.choices(ranks, [1 / rank for rank in ranks])
+    [rank] = rng.choices(range(1, workload.system_prompts + 1), cum_weights=_zipf(workload.system_prompts))
     return f"system-{rank}", workload.system_tokens
+
+
+@lru_cache(maxsize=1)
+def _zipf(count: int) -> Sequence[float]:
+    """The weights of the first so many ranks, summed up."""
+    return tuple(accumulate(1 / rank for rank in range(1, count + 1)))
 
 
 def _shared(workload: Workload, at: float, rng: random.Random) -> Iterator[TraceRequest]:
@@ -121,10 +132,8 @@ def _shared(workload: Workload, at: float, rng: random.Random) -> Iterator[Trace
 def _agents(workload: Workload, at: float, rng: random.Random) -> Iterator[TraceRequest]:
     system, name = _system(workload, rng), f"session-{rng.getrandbits(48):012x}"
     so_far = 0
-    while True:
-        prompt, output = workload._lengths(rng, workload.longest // 2)
-        if system[1] + so_far + prompt + output > workload.longest:
-            return
+    while (room := workload.longest - system[1] - so_far) >= LEAST_ROOM:
+        prompt, output = workload._lengths(rng, room)
         so_far += prompt
         yield TraceRequest(at, system[1] + so_far, output, (system, (name, so_far)), name)
         so_far += output

@@ -68,8 +68,14 @@ class DraftModel(Drafter):
             self._forget_rejected(row)
         if not any(lengths):
             return Drafts.none(len(batch.rows))
-        # A row that is not drafted for now keeps up in the same forward, as far as that is wide anyway.
         width = max(self._catch_up(row) for row, length in zip(batch.rows, lengths, strict=True) if length)
+        return self._draft(batch, lengths, width, acceptance)
+
+    def _draft(self, batch: Batch, lengths: Sequence[int], width: int, acceptance: Acceptance) -> Drafts:
+        """Draft by forwards: the first reads up to `width` tokens of each row, and each further one the last draft.
+
+        A row that is not drafted for now keeps up in the first, as far as that is wide anyway.
+        """
         tokens = [self._next(row, min(width, self._unread(row))) for row in batch.rows]
         inputs = Inputs.of(tokens, [int(length > 0) for length in lengths])
         drawing = Drawing(batch.rows, lengths)
