@@ -99,7 +99,7 @@ class SamplingDefaults(Settings):
     repetition_penalty: Annotated[float | None, Flag("Defaults of requests")] = Field(
         None, ge=0.01, le=10, description="repetition_penalty of a request that gives none; else the model's, else 1."
     )
-    max_tokens: Annotated[int | None, Flag("Defaults of requests", aliases=("--n-predict", "--predict", "-n"))] = Field(
+    max_tokens: Annotated[int | None, Flag("Defaults of requests", aliases=("--n-predict", "--predict"))] = Field(
         None,
         ge=1,
         description="The most tokens of an answer whose request gives no limit, as far as the context has room. If not "
@@ -406,4 +406,48 @@ class ReplicaSettings(Settings):
             raise ValueError(f"--max-replicas: must be at least --replicas, which is {self.replicas}")
         if self.target_ongoing_requests is not None and self.max_replicas is None:
             raise ValueError("--target-ongoing-requests: needs --max-replicas")
+        return self
+
+
+class RankSettings(Settings):
+    """Processes, on this or several machines, that share one model that is too large for one of them."""
+
+    launch: Annotated[bool, Flag("Ranks")] = Field(
+        False, description="Start this command on every host by mlx.launch, with a share of the model on each."
+    )
+    hosts: Annotated[CommaSeparated, Flag("Ranks", kind="addresses separated by commas")] = Field(
+        (), description="The hosts to start on, by ssh. The first one serves. This machine alone if not given."
+    )
+    repeat_hosts: Annotated[int, Flag("Ranks", short="-n")] = Field(
+        1, ge=1, le=64, description="Processes to start on each host."
+    )
+    hostfile: Annotated[NonEmpty | None, Flag("Ranks", kind="a .json file")] = Field(
+        None, description="A file of mlx.distributed_config, which names the hosts and how they are connected."
+    )
+    backend: Annotated[Literal["ring", "jaccl", "jaccl-ring", "nccl", "mpi"] | None, Flag("Ranks")] = Field(
+        None,
+        description="How the hosts talk: ring by TCP, jaccl by RDMA over Thunderbolt, nccl between NVIDIA GPUs. "
+        "If not given, what the hostfile says, else nccl with CUDA and ring without.",
+    )
+    starting_port: Annotated[int | None, Flag("Ranks")] = Field(
+        None, ge=1, le=65535, description="The first of the ports by which the hosts talk; 32323 if not given."
+    )
+    pipeline: Annotated[bool, Flag("Ranks")] = Field(
+        False,
+        description="Give each process some of the layers, one after the other, instead of a part of every layer.",
+    )
+    shard_draft: Annotated[bool, Flag("Ranks")] = Field(
+        False, description="Share the draft model as well. If not given, it is on the first host alone."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> RankSettings:
+        of_launch = ("hosts", "repeat_hosts", "hostfile", "backend", "starting_port")
+        given = [name for name in of_launch if name in self.model_fields_set]
+        if given and not self.launch:
+            # llama.cpp's -n is something else.
+            hint = "; the most tokens of an answer are --max-tokens" if given[0] == "repeat_hosts" else ""
+            raise ValueError(f"--{given[0].replace('_', '-')}: needs --launch{hint}")
+        if self.hostfile is not None and self.hosts:
+            raise ValueError("--hosts: the file that --hostfile names has the hosts already")
         return self

@@ -67,6 +67,7 @@ FILES = {
 # What commands call once they have read their arguments.
 BEGINNINGS = (
     *(f"cli.{command}.prepare" for command in ("serve", "generate", "doctor", "chat", "models")),
+    "cli.serve.launch",
     "cli.answers.ServerSource",
     "cli.bench_run.run",
     "catalog.listing.list_models",

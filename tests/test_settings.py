@@ -26,6 +26,7 @@ from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
+    RankSettings,
     ReplicaSettings,
     RequestDefaults,
     ServerSettings,
@@ -42,6 +43,7 @@ MODELS: list[type[Settings]] = [
     ServerSettings,
     TlsSettings,
     ReplicaSettings,
+    RankSettings,
 ]
 OPTIONS = {option.key: option for model in MODELS for option in options_of(model)}
 # Values that differ from the default, for settings that are neither switches nor numbers.
@@ -67,12 +69,15 @@ SAMPLES = {
     "max-replicas": "3",
     "target-ongoing-requests": "5",
     "replica-routing": "least-loaded",
+    "backend": "ring",
+    "starting-port": "5",
 }
 # Settings that mean nothing without another.
 NEEDED = {
     "max-replicas": ["--replicas", "2"],
     "target-ongoing-requests": ["--replicas", "2", "--max-replicas", "4"],
     "replica-routing": ["--replicas", "2"],
+    **{key: ["--launch"] for key in ("hosts", "repeat-hosts", "hostfile", "backend", "starting-port")},
     "draft-revision": ["--draft-model", "y"],
     "ssl-keyfile": ["--ssl-certfile", "y"],
     "ssl-keyfile-password": ["--ssl-certfile", "y"],
@@ -94,8 +99,9 @@ def invoke(*arguments: str, **environment: str) -> tuple[dict[str, Any], Any]:
         settings: ServerSettings,
         tls: TlsSettings,
         replicas: ReplicaSettings,
+        sharing: RankSettings,
     ) -> None:
-        for each in (model, drafting, config, defaults, settings, tls, replicas):
+        for each in (model, drafting, config, defaults, settings, tls, replicas, sharing):
             seen.update(each.model_dump())
 
     app = typer.Typer(pretty_exceptions_enable=False)

@@ -82,8 +82,10 @@ def describe(target: LoadedModel, draft: LoadedModel | None, engine: AsyncEngine
     from parallm_openai.doctor import one_line
 
     config = engine.config
+    shared = [] if target.ranks is None else [("ranks", str(target.ranks))]
     return [
         ("model", one_line(target)),
+        *shared,
         ("memory", _memory(target, draft, engine)),
         ("context", f"{engine.context_length} tokens"),
         ("batch", f"{config.max_batch_size} requests of {config.max_batch_tokens} tokens in all, at most"),

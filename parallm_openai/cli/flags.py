@@ -62,7 +62,7 @@ def _translated(
         flag = aliases.get(name, name)
         if flag != name:
             written[flag] = name
-        elif _is_flag(word) and not _is_known(name, takes_value):
+        elif _is_flag(word) and name not in takes_value and (name in NO_EQUAL or not _is_known(name, takes_value)):
             fail(_unknown(name, aliases, takes_value), BAD_USAGE)
         yield f"{flag}{equals}{value}"
         if takes_value.get(flag) and not equals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,23 @@ from parallm_openai.models.named import DEMO, NAMED, SMOLLM2, default_model
 from parallm_openai.settings import DraftSettings, ModelSettings, RequestDefaults
 
 if TYPE_CHECKING:
+    from parallm_openai.distributed.ranks import Ranks
     from parallm_openai.engine.build import DraftSource
     from parallm_openai.models.loading import LoadedModel
     from parallm_openai.text.defaults import Defaults
 
 
-def load_model(settings: ModelSettings) -> LoadedModel:
-    """The model of the settings, or the default one. Ends the command if it cannot be loaded."""
+def load_model(settings: ModelSettings, ranks: Ranks | None = None) -> LoadedModel:
+    """The model of the settings, or the default one, of which `ranks` have a share each.
+
+    Ends the command if it cannot be loaded.
+    """
     if settings.model is None and default_model() is DEMO:
         say(
             f"the model is the bundled toy: `parallm-openai models fetch {SMOLLM2.name}` fetches a real one, "
             f"and --model {DEMO.name} asks for the toy without this line"
         )
-    model = _loaded(settings, "--revision")
+    model = _loaded(settings, "--revision", ranks)
     length = settings.context_length
     if length is None:
         return model
@@ -34,7 +39,7 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     return replace(model, context_length=length)
 
 
-def _loaded(settings: ModelSettings, revision_flag: str) -> LoadedModel:
+def _loaded(settings: ModelSettings, revision_flag: str, ranks: Ranks | None) -> LoadedModel:
     from parallm_openai.models.loading import load
 
     name = settings.model or default_model().name
@@ -45,7 +50,8 @@ def _loaded(settings: ModelSettings, revision_flag: str) -> LoadedModel:
         # The hub's library shows how far it is.
         say(f"fetching {name} from the hub ...")
     with explained(), ExitStack() as loading:
-        return load(name, **options, found=lambda place: loading.enter_context(stage(f"loading {_short(name)}")))
+        shown = partial(stage, f"loading {_short(name)}")
+        return load(name, **options, found=lambda place: loading.enter_context(shown()), ranks=ranks)
 
 
 def _short(name: str) -> str:
@@ -71,8 +77,10 @@ def load_defaults(model: LoadedModel, chosen: RequestDefaults) -> Defaults:
         return Defaults.of(model, chosen)
 
 
-def load_draft(settings: ModelSettings, drafting: DraftSettings | None = None) -> DraftSource:
-    """What drafts for the model of the settings.
+def load_draft(
+    settings: ModelSettings, drafting: DraftSettings | None = None, ranks: Ranks | None = None
+) -> DraftSource:
+    """What drafts for the model of the settings; `ranks` have a share each of a draft model.
 
     Unless told otherwise, a draft model of its own if it is a named model that has one, its own head if its checkpoint
     has one, and suffixes for any other.
@@ -85,4 +93,4 @@ def load_draft(settings: ModelSettings, drafting: DraftSettings | None = None) -
     if path is None:
         return None if drafting.draft == "none" else drafting.draft or "auto"
     draft = ModelSettings(model=path, revision=drafting.draft_revision, trust_remote_code=settings.trust_remote_code)
-    return _loaded(draft, "--draft-revision")
+    return _loaded(draft, "--draft-revision", ranks)

@@ -9,7 +9,7 @@ _FITS = "the device's memory is used as needed; --max-batch-tokens and --prefix-
 _READS = "--prefill-chunk is the most prompt tokens of a step, and --max-prefill-ms what they may delay others"
 _CACHE = "--prefix-cache-tokens says in tokens how much is kept"
 _AS_STORED = "a model is computed in the types of its checkpoint (see `parallm-openai doctor`)"
-_ONE_DEVICE = "the server runs on one device"
+_RANKS = "--launch --repeat-hosts N, or --hosts, shares a model among processes"
 _ALWAYS = "it is always on"
 _DRAFTS = "--draft-model, --draft and --draft-length say how to draft"
 _HUB = "--model takes a hub id (owner/name), and also a GGUF file's path"
@@ -28,10 +28,12 @@ NO_EQUAL = {
     "--enable-auto-tool-choice": _ALWAYS,
     "--reasoning-parser": _THOUGHTS,
     "--override-generation-config": "--temperature, --top-p, --top-k, --min-p and --repetition-penalty set defaults",
-    "--tensor-parallel-size": _ONE_DEVICE,
-    "-tp": _ONE_DEVICE,
-    "--pipeline-parallel-size": _ONE_DEVICE,
-    "--data-parallel-size": _ONE_DEVICE,
+    "--tensor-parallel-size": _RANKS,
+    "-tp": _RANKS,
+    "--pipeline-parallel-size": f"{_RANKS}, and --pipeline deals out its layers",
+    "-pp": f"{_RANKS}, and --pipeline deals out its layers",
+    "--data-parallel-size": "--replicas serves by several engines",
+    "-dp": "--replicas serves by several engines",
     "--dtype": _AS_STORED,
     "--quantization": "a model's own files say how it is quantised; `mlx_lm.convert` quantises one",
     "--kv-cache-dtype": "caches have the types of the model",
@@ -48,7 +50,6 @@ NO_EQUAL = {
     "--prefill-step-size": _READS,
     "--prompt-concurrency": _READS,
     "--kv-bits": "caches are not quantised",
-    "--pipeline": _ONE_DEVICE,
     "--ignore-chat-template": "prompts are continued as they are, unless --chat",
     # llama.cpp
     "-c": "--context-length is the most tokens of one request, and --max-batch-tokens of all that run",

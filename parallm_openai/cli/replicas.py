@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from parallm_openai.cli.failure import BAD_USAGE, fail, say
+from parallm_openai.cli.launch import THREADS
 from parallm_openai.cli.progress import stage
 from parallm_openai.replicas.plan import Plan
 from parallm_openai.settings import ServerSettings, TlsSettings
@@ -22,7 +23,6 @@ APPLICATION = "parallm"
 OBJECT_STORE_BYTES = 128 * 2**20
 # Ray's own files and processes also look at these.
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def check(settings: ServerSettings, tls: TlsSettings) -> None:

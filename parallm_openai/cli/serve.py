@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from parallm_openai import interrupts, logs
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
+from parallm_openai.cli.launch import is_rank, launch
 from parallm_openai.cli.loading import load_defaults, load_draft, load_model
 from parallm_openai.cli.options import options_of
 from parallm_openai.cli.progress import stage
+from parallm_openai.cli.ranks import end_engine_on_loss, follow_rank_0, join_ranks
 from parallm_openai.cli.replicas import check as check_replicas
 from parallm_openai.cli.replicas import serve_replicas
 from parallm_openai.cpu import prepare
@@ -25,6 +27,7 @@ from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
+    RankSettings,
     ReplicaSettings,
     RequestDefaults,
     ServerSettings,
@@ -50,6 +53,7 @@ def serve(
     settings: ServerSettings,
     tls: TlsSettings,
     replicas: ReplicaSettings,
+    sharing: RankSettings,
 ) -> None:
     """Serve a model over HTTP.
 
@@ -59,9 +63,18 @@ def serve(
     """
     if replicas.replicas is not None:
         check_replicas(settings, tls)
-    prepare()
-    logs.set_up(settings.log_level, settings.log_format)
+        if sharing.launch or is_rank():
+            fail("--replicas: a replica cannot be shared by several processes", BAD_USAGE)
     _check_that_keys_are_there(settings)
+    if sharing.launch and not is_rank():
+        launch(sharing)
+    prepare()
+    ranks = join_ranks(sharing)
+    if ranks is not None and ranks.rank:
+        # Rank 0 says what all do.
+        logs.set_up("warning", settings.log_format)
+        follow_rank_0(model, drafting, sharing, ranks)
+    logs.set_up(settings.log_level, settings.log_format)
     if replicas.replicas is not None:
         serve_replicas(Plan(model, drafting, config, defaults, settings, replicas), tls)
         return
@@ -75,9 +88,9 @@ def serve(
         except ListenError as error:
             fail(str(error))
         settings = exposed(listener, settings)
-        target = load_model(model)
+        target = load_model(model, ranks)
         held = load_defaults(target, defaults)
-        draft = load_draft(model, drafting)
+        draft = load_draft(model, drafting, ranks if sharing.shard_draft else None)
         server, engine = _run(_Service(target, draft, config, held, settings, tls, listener, stack.close))
     # Not before what the stack holds is away: this may end the process.
     _end(server, engine)
@@ -115,6 +128,8 @@ def _run(service: _Service) -> tuple[HttpServer, AsyncEngine]:
 
     with explained(), stage("warming up"):
         engine = AsyncEngine(service.target, service.config, service.draft)
+    if service.target.ranks is not None:
+        end_engine_on_loss(service.target.ranks, engine)
     allow_many_connections()
     server = _http_server(service, engine)
     # uvicorn raises the interrupt again after an orderly end.
@@ -158,6 +173,8 @@ def _http_server(service: _Service, engine: AsyncEngine) -> HttpServer:
             # After it, uvicorn raises the signal again, and SIGTERM ends the process.
             service.take_away()
             await super().shutdown(sockets=sockets)
+            if target.ranks is not None:
+                target.ranks.end()
 
     options: dict[str, Any] = {"log_level": settings.log_level, "access_log": settings.log_level == "debug"}
     # uvicorn's own names; what is not given has uvicorn's default.

@@ -18,6 +18,7 @@ from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
+    RankSettings,
     ReplicaSettings,
     RequestDefaults,
     ServerSettings,
@@ -33,6 +34,7 @@ SERVE: list[type[Settings]] = [
     ServerSettings,
     TlsSettings,
     ReplicaSettings,
+    RankSettings,
 ]
 GENERATE: list[type[Settings]] = [PromptSettings, PromptSampling]
 CHAT: list[type[Settings]] = [ChatSettings, ChatSampling]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
 from queue import SimpleQueue
 from typing import Any
@@ -19,52 +21,64 @@ import numpy as np
 SECONDS = 60.0
 ADDRESS_BYTES = 512
 
+OnLoss = Callable[[str], None]
+"""Called, from a thread of its own, with a sentence that says which rank has ended."""
+
 
 class ChannelBroken(RuntimeError):
     """Another rank has ended, or cannot be reached."""
 
 
 class Sender:
-    """Rank 0's side. `on_break` is called, from a thread of its own, once any other rank has ended."""
+    """Rank 0's side: a connection to each other rank, by its number."""
 
-    def __init__(self, connections: Sequence[Connection], on_break: Callable[[], None]) -> None:
+    def __init__(self, connections: Mapping[int, Connection], on_loss: OnLoss) -> None:
         self._connections = connections
-        threading.Thread(target=self._watch, args=(on_break,), name="ranks", daemon=True).start()
+        self._closed = False
+        threading.Thread(target=self._watch, args=(on_loss,), name="ranks", daemon=True).start()
 
     def send(self, message: object) -> None:
         try:
-            for connection in self._connections:
+            for connection in self._connections.values():
                 connection.send(message)
         except OSError as error:
             raise ChannelBroken("another rank has ended") from error
 
-    def _watch(self, on_break: Callable[[], None]) -> None:
+    def close(self) -> None:
+        """Tell the other ranks that there is nothing more to do."""
+        self._closed = True
+        with contextlib.suppress(ChannelBroken):
+            self.send(None)
+
+    def _watch(self, on_loss: OnLoss) -> None:
         # They never say anything, so that a connection is ready only when it has ended.
-        wait(self._connections)
-        on_break()
+        lost = wait(list(self._connections.values()))
+        if not self._closed:
+            ended = [str(rank) for rank, connection in self._connections.items() if connection in lost]
+            on_loss(f"rank {' and '.join(ended)} of the model has ended")
 
 
 class Receiver:
-    """Another rank's side: what rank 0 has sent, in order. `on_break` is called once rank 0 has ended."""
+    """Another rank's side: what rank 0 sends, in order, until it closes."""
 
-    def __init__(self, connection: Connection, on_break: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, on_loss: OnLoss) -> None:
         self._messages: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=self._read, args=(connection, on_break), name="rank 0", daemon=True).start()
+        threading.Thread(target=self._read, args=(connection, on_loss), name="rank 0", daemon=True).start()
 
-    def _read(self, connection: Connection, on_break: Callable[[], None]) -> None:
+    def _read(self, connection: Connection, on_loss: OnLoss) -> None:
         # Beside the thread that computes: that one may wait for a rank that has ended.
         try:
-            while True:
-                self._messages.put(connection.recv())
+            while (message := connection.recv()) is not None:
+                self._messages.put(message)
         except (EOFError, OSError):
-            on_break()
+            on_loss("rank 0 of the model has ended")
+        self._messages.put(None)
 
     def __iter__(self) -> Iterator[Any]:
-        while True:
-            yield self._messages.get()
+        return iter(self._messages.get, None)
 
 
-def open_sender(group: mx.distributed.Group, on_break: Callable[[], None]) -> Sender:
+def open_sender(group: mx.distributed.Group, on_loss: OnLoss) -> Sender:
     """Wait for all other ranks, and tell them by the group itself where and with which key to come.
 
     Raises ChannelBroken if they do not.
@@ -73,11 +87,14 @@ def open_sender(group: mx.distributed.Group, on_break: Callable[[], None]) -> Se
     host = _own_address()
     listener = Listener((host, 0), authkey=key)
     _shared(group, json.dumps([host, listener.address[1], key.hex()]).encode())
-    come: list[Connection] = []
+    come: dict[int, Connection] = {}
 
     def accept() -> None:
         while len(come) < group.size() - 1:
-            come.append(listener.accept())
+            # Whoever else comes does not have the key.
+            with contextlib.suppress(AuthenticationError, EOFError, OSError):
+                connection = listener.accept()
+                come[connection.recv()] = connection
         listener.close()
 
     # A listener has no time limit of its own.
@@ -86,12 +103,14 @@ def open_sender(group: mx.distributed.Group, on_break: Callable[[], None]) -> Se
     accepting.join(SECONDS)
     if accepting.is_alive():
         raise ChannelBroken(f"{group.size() - 1 - len(come)} of the other ranks have not come within {SECONDS:.0f} s")
-    return Sender(come, on_break)
+    return Sender(come, on_loss)
 
 
-def open_receiver(group: mx.distributed.Group, on_break: Callable[[], None]) -> Receiver:
+def open_receiver(group: mx.distributed.Group, on_loss: OnLoss) -> Receiver:
     host, port, key = json.loads(_shared(group, b""))
-    return Receiver(Client((host, port), authkey=bytes.fromhex(key)), on_break)
+    connection = Client((host, port), authkey=bytes.fromhex(key))
+    connection.send(group.rank())
+    return Receiver(connection, on_loss)
 
 
 def _own_address() -> str:

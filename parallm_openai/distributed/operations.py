@@ -1,9 +1,9 @@
-"""What rank 0 has the other ranks do: calls on the target's caches, by number, as plain data."""
+"""What rank 0 has the other ranks do: calls on the caches of the models that they share, by number, as plain data."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -27,6 +27,14 @@ class Operation:
     given: tuple[Any, ...] = ()
 
 
+@dataclass(frozen=True)
+class Share:
+    """A rank's share of a model, and how a cache serves it."""
+
+    model: LanguageModel
+    ragged: Ragged
+
+
 class Leader:
     """Rank 0: it numbers the caches, and sends each operation before it carries it out."""
 
@@ -35,13 +43,14 @@ class Leader:
         self._numbers = count()
         self._dropped: list[int] = []
 
-    def cache(self, ragged: Ragged, model: LanguageModel) -> MirroredCache:
-        return self.mirrored(ragged.cache(model), None, "make", ())
+    def makes(self, role: str) -> Callable[[Ragged, LanguageModel], MirroredCache]:
+        """Makes caches of the model that all ranks have a share of under this name."""
+        return lambda ragged, model: self.mirrored(ragged.cache(model), -1, "make", (role,))
 
-    def mirrored(self, own: BatchCache, of: int | None, name: str, given: tuple[Any, ...]) -> MirroredCache:
+    def mirrored(self, own: BatchCache, of: int, name: str, given: tuple[Any, ...]) -> MirroredCache:
         """A cache that has just come of an operation, under a new number."""
         number = next(self._numbers)
-        self.send(Operation(-1 if of is None else of, name, (number, *given)))
+        self.send(Operation(of, name, (number, *given)))
         made = MirroredCache(self, own, number)
         # Whoever lets go of it need not know that others have it as well.
         weakref.finalize(made, self._dropped.append, number)
@@ -52,9 +61,13 @@ class Leader:
             self._sender.send(Operation(self._dropped.pop(), "drop"))
         self._sender.send(operation)
 
+    def end(self) -> None:
+        """The other ranks may go."""
+        self._sender.close()
+
 
 class MirroredCache(BatchCache):
-    """One of the target's caches at rank 0, of which every other rank has its shard."""
+    """A cache at rank 0, of which every other rank has its shard."""
 
     def __init__(self, leader: Leader, own: BatchCache, number: int) -> None:
         self._leader, self._own, self._number = leader, own, number
@@ -104,14 +117,15 @@ class MirroredCache(BatchCache):
         self._own.evaluate()
 
 
-def follow(operations: Iterable[Operation], ragged: Ragged, model: LanguageModel) -> None:
-    """Another rank: carry out what rank 0 sends, for ever."""
+def follow(operations: Iterable[Operation], shares: Mapping[str, Share]) -> None:
+    """Another rank: carry out what rank 0 sends, until it ends."""
     caches: dict[int, BatchCache] = {}
     for operation in operations:
         number, given = operation.number, operation.given
         match operation.name:
             case "make":
-                caches[given[0]] = ragged.cache(model)
+                share = shares[given[1]]
+                caches[given[0]] = share.ragged.cache(share.model)
             case "drop":
                 del caches[number]
             case "copy_row":

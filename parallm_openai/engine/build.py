@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from parallm_openai.distributed.operations import Leader, Share, follow
 from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.capabilities import Capabilities, UnsupportedModelError, probe
-from parallm_openai.engine.row import TARGET
+from parallm_openai.engine.row import DRAFT, TARGET
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.scheduler import ModelTraits
 from parallm_openai.engine.speculation.draft_model import DraftModel
@@ -36,8 +37,12 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
     Raises UnsupportedModelError if the family cannot be batched, or the draft not rolled back,
     and ModelLoadError if the draft's tokenizer is not the target's, or the checkpoint has no head that was asked for.
     """
+    # From here on in the same order as in `follow_core`: what computes forwards of a shared model waits for all ranks.
+    leader = None if model.ranks is None else Leader(model.ranks.lead())
     abilities = probe(model.model, model.vocab_size)
     log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
+    if leader is not None and abilities.ragged is None:
+        raise UnsupportedModelError(f"{model.name} cannot be shared by processes: {abilities.reason}")
     traits = ModelTraits(
         ragged=abilities.ragged is not None,
         recurrent=abilities.ragged is not None and abilities.ragged.recurrent,
@@ -45,13 +50,20 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         forward_tokens=forward_tokens(),
         prefill_tokens=prefill_tokens(),
         fast_width=fast_width(model.config),
-        runs_ahead=abilities.ragged is not None and on_gpu(),
+        runs_ahead=abilities.ragged is not None and on_gpu() and leader is None,
         token_bytes=abilities.token_bytes,
         state_bytes=abilities.state_bytes,
     )
-    drafter = _drafter(model, abilities, draft)
+    drafter = _drafter(model, abilities, draft, leader)
+    target = ModelRunner(
+        model.model,
+        TARGET,
+        ragged=abilities.ragged,
+        keeps_hidden_states=drafter.reads_hidden_states,
+        make_cache=None if leader is None else leader.makes(TARGET),
+    )
     core = EngineCore(
-        ModelRunner(model.model, TARGET, ragged=abilities.ragged, keeps_hidden_states=drafter.reads_hidden_states),
+        target,
         drafter,
         config,
         traits,
@@ -62,7 +74,25 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
     return core
 
 
-def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) -> Drafter:
+def follow_core(model: LoadedModel, draft: LoadedModel | None = None) -> None:
+    """What `build_core` does at rank 0, at any other: compute this rank's shares of the models, until rank 0 ends.
+
+    `draft` is given if it is shared as well. Raises UnsupportedModelError as `build_core` does.
+    """
+    assert model.ranks is not None
+    operations = model.ranks.follow()
+    found = probe(model.model, model.vocab_size)
+    if found.ragged is None:
+        raise UnsupportedModelError(f"{model.name} cannot be shared by processes: {found.reason}")
+    shares = {}
+    if draft is not None:
+        ragged = _ragged(draft)
+        shares[DRAFT] = Share(LanguageModel(draft.model), ragged)
+    shares[TARGET] = Share(LanguageModel(model.model), found.ragged)
+    follow(operations, shares)
+
+
+def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource, leader: Leader | None) -> Drafter:
     if draft is None:
         return Drafter()
     if abilities.ragged is None:
@@ -73,13 +103,24 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource) ->
     if draft == "suffix":
         return SuffixDrafter()
     if draft in ("auto", "mtp"):
-        head = _head(model)
+        head = None if leader is not None else _head(model)
         if head is None and draft == "mtp":
-            raise ModelLoadError(f"{model.name} has no head for multi-token prediction that could draft")
+            reason = "has no head for multi-token prediction that could draft"
+            if leader is not None:
+                reason = "is shared by processes, which cannot draft by its own head"
+            raise ModelLoadError(f"{model.name} {reason}")
         return SuffixDrafter() if head is None else Portfolio(head, SuffixDrafter())
     assert isinstance(draft, LoadedModel)
     check_same_tokenizer(model, draft)
-    computing = DraftModel(draft.model, draft.vocab_size, model.vocab_size, _ragged(draft), asynchronous=on_gpu())
+    computing = DraftModel(
+        draft.model,
+        draft.vocab_size,
+        model.vocab_size,
+        _ragged(draft),
+        # Other ranks must be told a forward's tokens.
+        asynchronous=on_gpu() and leader is None,
+        make_cache=leader.makes(DRAFT) if leader is not None and draft.ranks is not None else None,
+    )
     return Portfolio(computing, SuffixDrafter())
 
 

@@ -179,6 +179,7 @@ def _native_rounds(model: nn.Module, rows: Sequence[_Alone]) -> Comparison:
         prefill.remove_row(0, 0)
     lengths = [len(row.tokens) - 2 for row in rows]
     logits = batch.forward(Inputs.of([[row.tokens[-2]] for row in rows]), lengths)
+    mx.eval(logits)
     compared = Comparison([(logits[place], row.logits[-2]) for place, row in enumerate(rows)])
     batch.remove_row(0, lengths[-1] + 1)
     remaining = [2, 1]
@@ -199,6 +200,8 @@ class _Alone:
         logits: list[mx.array] = []
         for token in tokens:
             logits.append(model(mx.array([[token]]), cache=cache)[0, 0])
+            # Ranks that share the model must come to its exchanges in one order: one forward at a time.
+            mx.eval(logits[-1])
             self.states.append([list(layer.cache) for layer in recurrent])
         self.logits = mx.stack(logits)
         mx.eval(self.logits, self.states)

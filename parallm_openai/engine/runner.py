@@ -16,6 +16,8 @@ from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.speculation.hidden_states import Piece
 from parallm_openai.models.language_model import LanguageModel, hidden_states
 
+MakeCache = Callable[[Ragged, LanguageModel], BatchCache]
+
 
 class ModelRunner:
     """A model and the role that it has for a row: the target that is served, or the draft model.
@@ -34,13 +36,14 @@ class ModelRunner:
         ragged: Ragged | None = Ragged(),
         vocab_size: int | None = None,
         keeps_hidden_states: bool = False,
-        make_cache: Callable[[Ragged, LanguageModel], BatchCache] | None = None,
+        make_cache: MakeCache | None = None,
     ) -> None:
         self.model = LanguageModel(model)
         self.role = role
         self.ragged = ragged
         self.vocab_size = vocab_size
         self.keeps_hidden_states = keeps_hidden_states
+        self.shared = make_cache is not None
         self.make_cache = make_cache or Ragged.cache
 
     def prefill_cache(self) -> BatchCache:

@@ -385,6 +385,11 @@ class EngineCore:
 
     # Failures
 
+    @property
+    def recovers(self) -> bool:
+        """Whether rows can begin again after a step that failed: not if other ranks may be in the middle of it."""
+        return not self.target.shared
+
     @contextmanager
     def _shared_by(self, rows: Sequence[Row]) -> Iterator[None]:
         """For the length of a block, a failure may be the fault of any of these rows."""
@@ -403,6 +408,8 @@ class EngineCore:
         try:
             yield
         except BaseException as error:  # A panic of native code is no Exception.
+            if not self.recovers:
+                raise
             shared = self._sharing
             log.error("a step failed for %d rows", len(shared) or len(self.rows), exc_info=error)
             for row in shared or list(self.rows.values()):

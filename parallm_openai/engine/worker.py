@@ -212,16 +212,18 @@ class Engine:
                 if not self.core.idle:
                     self._hand_over(self._step())
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         # Left to the thread's own end, MLX would take its streams down while the interpreter exits.
         mx.clear_streams()
 
-    def _fail(self, error: BaseException) -> None:
-        """The thread is at its end: nobody may wait for it any longer."""
-        log.critical("the engine has failed", exc_info=error)
+    def fail(self, error: BaseException) -> None:
+        """The thread is at its end, or waits for another rank that is: nobody may wait for it any longer."""
         with self._lock:
+            if self.failure is not None:
+                return
             self.failure = error
             unfinished = sorted(self._unfinished)
+        log.critical("the engine has failed", exc_info=error)
         message = f"the engine has failed: {describe(error)}"
         self._hand_over([Output(id, finish_reason=FinishReason.ERROR, error=message) for id in unfinished])
         self._on_failure()
@@ -230,6 +232,8 @@ class Engine:
         try:
             return self.core.step()
         except Exception as error:
+            if not self.core.recovers:
+                raise
             log.exception("an engine step failed; every request ends with an error")
             return self.core.fail_all(describe(error))
 
@@ -368,6 +372,10 @@ class AsyncEngine:
     def failed(self) -> bool:
         """Whether the engine's thread has ended by an error: nothing can be generated any more."""
         return self._engine.failure is not None
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing can be generated any more: every request ends with this error, and `on_failure` is called."""
+        self._engine.fail(error)
 
     @property
     def capacity(self) -> int:

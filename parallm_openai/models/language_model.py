@@ -114,6 +114,8 @@ def _install_head(network: nn.Module) -> bool:
     ids = mx.array([list(range(CHECKED))])
     expected = network(ids, cache=make_prompt_cache(network))
     asked = expected[0, list(ASKED)]
+    # Ranks that share the network must come to its exchanges in one order, so no two forwards are evaluated at once.
+    mx.eval(asked)
     if any(isinstance(module, (Head, EmbeddingHead)) for module in network.modules()):
         return _agrees(network, ids, asked)
     for module in network.modules():

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import mlx.nn as nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+    from parallm_openai.distributed.ranks import Ranks
+
 __all__ = ["LoadedModel", "ModelLoadError", "check_same_tokenizer", "context_length", "load"]
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,8 @@ class LoadedModel:
     """A model with its tokenizer and what a server needs to know of it.
 
     `vocab_size` is the width of its logits, `context_length` the most tokens of prompt and output together, `sampling`
-    what its makers recommend. `embedding` says how it makes embeddings, if it is made for that.
+    what its makers recommend. `embedding` says how it makes embeddings, if it is made for that. `ranks` are the
+    processes that share it, if it is not all here.
     """
 
     model: nn.Module
@@ -68,6 +71,7 @@ class LoadedModel:
     dtype: mx.Dtype
     sampling: SamplingDefaults = NO_DEFAULTS
     embedding: EmbeddingTraits | None = None
+    ranks: Ranks | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -87,6 +91,7 @@ class LoadedModel:
         path: Path,
         sampling: SamplingDefaults = NO_DEFAULTS,
         embedding: EmbeddingTraits | None = None,
+        ranks: Ranks | None = None,
     ) -> LoadedModel:
         """Wrap a model and tokenizer that are already in memory, as `mlx_lm.load` returns them.
 
@@ -114,6 +119,7 @@ class LoadedModel:
             dtype=weights.compute_dtype(model),
             sampling=sampling,
             embedding=embedding,
+            ranks=ranks,
         )
 
 
@@ -126,11 +132,12 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
     found: Callable[[Path], None] = lambda place: None,
+    ranks: Ranks | None = None,
 ) -> LoadedModel:
     """Load a named model, a local folder, a GGUF file or a hub id; on a plain CPU dequantised and in float32.
 
     `chat_template` is a file, or a template itself, in place of the model's own. `found` is called with the model's
-    place once it is here, before it is read.
+    place once it is here, before it is read. If `ranks` share the model, all of them must load it at the same time.
     Prepares the process for that CPU first (`parallm_openai.prepare`). Raises ModelLoadError if there is no such
     model, no network for one that is not cached, a file is missing or broken, or mlx-lm does not know the architecture.
     """
@@ -168,20 +175,40 @@ def load(
         _check_template(tokenizer, str(chat_template))
     if named is not None and named.sampling:
         sampling = SamplingDefaults(**named.sampling)
+    if ranks is not None and embedding is not None:
+        raise ModelLoadError(f"{path_or_id} is an embedding model, which no ranks can share")
     try:
-        if weights.on_plain_cpu():
-            model = weights.for_cpu(model)
-        weights.evaluate(model)
+        model = _made_ready(model, config, ranks)
         served_name = _served_name(str(path_or_id), path) if named is None else named.served_name
         called = name or served_name
         loaded = LoadedModel.of(
-            model, tokenizer, config, name=called, path=path, sampling=sampling, embedding=embedding
+            model, tokenizer, config, name=called, path=path, sampling=sampling, embedding=embedding, ranks=ranks
         )
+    except ModelLoadError:
+        raise
     except Exception as error:
         raise ModelLoadError(f"{path_or_id} is loaded but cannot be run: {sentence(error)}") from error
     if weights.on_plain_cpu():
         weights.use_huge_pages(model)
     return loaded
+
+
+def _made_ready(model: nn.Module, config: dict[str, Any], ranks: Ranks | None) -> nn.Module:
+    """The model, or this rank's share of it, evaluated and in the types that its device computes well in."""
+    from parallm_openai.models import weights
+
+    def split(whole: nn.Module) -> None:
+        if ranks is not None:
+            # A share of an adapter is none of its product.
+            weights.fuse_adapters(whole)
+            ranks.split(whole, config)
+
+    if weights.on_plain_cpu():
+        model = weights.for_cpu(model, split)
+    else:
+        split(model)
+    weights.evaluate(model)
+    return model
 
 
 def _read_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,11 @@ def adapted(model: nn.Module, adapter: Path | None) -> nn.Module:
     return model
 
 
-def for_cpu(model: nn.Module) -> nn.Module:
+def for_cpu(model: nn.Module, split: Callable[[nn.Module], None] = lambda model: None) -> nn.Module:
     """Dequantise the model, fuse its adapters and widen it to float32, the one type in which a CPU's products are fast.
 
-    Raises ValueError if it cannot be dequantised.
+    `split` may take away other processes' shares of it, before anything is computed. Raises ValueError if the model
+    cannot be dequantised.
     """
     if any(module.get("global_scale") is not None for module in model.modules()):
         raise ValueError("nvfp4 experts with scales of their own cannot be dequantised for this CPU")
@@ -59,11 +61,16 @@ def for_cpu(model: nn.Module) -> nn.Module:
 
     model.update(tree_map(widened, model.parameters()))
     # Only now, or what an adapter adds would be rounded to half precision.
+    fuse_adapters(model)
+    split(model)
+    _transpose_weights(model)
+    return model
+
+
+def fuse_adapters(model: nn.Module) -> None:
     fused = [(name, module.fuse()) for name, module in model.named_modules() if hasattr(module, "fuse")]
     if fused:
         model.update_modules(tree_unflatten(fused))
-    _transpose_weights(model)
-    return model
 
 
 def _transpose_weights(model: nn.Module) -> None:
@@ -73,7 +80,7 @@ def _transpose_weights(model: nn.Module) -> None:
     From a weight stored this way it copies whole cache lines.
     """
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, (nn.Linear, nn.AllToShardedLinear, nn.ShardedToAllLinear)):
             module.weight = mx.contiguous(module.weight.T).T
             # One at a time: the whole model is never held twice.
             mx.eval(module.weight)

@@ -1,8 +1,9 @@
 """Runs requests on a tiny model that is sharded over the ranks of `mlx.launch`, and prints what came of them.
 
-    mlx.launch -n 2 python -m support.ranks FAMILY [OPERATIONS]
+    mlx.launch -n 2 python -m support.ranks FAMILY heads|layers|draft [OPERATIONS]
 
-After so many operations the last rank ends, if that is given.
+The second word says what is split: the heads of the target, its layers, or the heads of target and draft. After so
+many operations the last rank ends, if that is given.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ parallm_openai.prepare()
 import mlx.core as mx  # noqa: E402
 import mlx.nn as nn  # noqa: E402
 
-from parallm_openai.distributed.channel import open_receiver, open_sender  # noqa: E402
-from parallm_openai.distributed.operations import Leader, Operation, follow  # noqa: E402
+from parallm_openai.distributed.operations import Leader, Operation, Share, follow  # noqa: E402
+from parallm_openai.distributed.ranks import Ranks, join  # noqa: E402
 from parallm_openai.engine.cache.ragged import Ragged  # noqa: E402
 from parallm_openai.engine.capabilities import probe  # noqa: E402
 from parallm_openai.engine.request import Request  # noqa: E402
-from parallm_openai.engine.row import TARGET  # noqa: E402
+from parallm_openai.engine.row import DRAFT, TARGET  # noqa: E402
 from parallm_openai.engine.runner import ModelRunner  # noqa: E402
 from parallm_openai.engine.scheduler import ModelTraits  # noqa: E402
 from parallm_openai.engine.speculation.draft_model import DraftModel  # noqa: E402
@@ -58,15 +59,12 @@ def requests() -> list[Request]:
     return [greedy(prompt, 30) if at % 2 else seeded(prompt, 30, seed=at) for at, prompt in enumerate(prompts)]
 
 
-def lead(group: mx.distributed.Group, model: nn.Module, ragged: Ragged, family: str, expected: list[list[int]]) -> None:
-    def broken() -> None:
-        print(json.dumps({"rank": 0, "broken": True}), flush=True)
-        os._exit(1)
-
-    leader = Leader(open_sender(group, broken))
-    target = ModelRunner(model, TARGET, ragged=ragged, make_cache=leader.cache)
-    draft = DraftModel(disturbed(built(family), 0.1), families.VOCAB, families.VOCAB, ragged)
-    drafters: list[Drafter] = [Drafter(), Portfolio(draft, SuffixDrafter())]
+def lead(ranks: Ranks, model: nn.Module, draft: nn.Module, ragged: Ragged, expected: list[list[int]]) -> None:
+    leader = Leader(ranks.lead())
+    target = ModelRunner(model, TARGET, ragged=ragged, make_cache=leader.makes(TARGET))
+    make_cache = leader.makes(DRAFT) if sys.argv[2] == "draft" else None
+    drafting = DraftModel(draft, families.VOCAB, families.VOCAB, ragged, make_cache=make_cache)
+    drafters: list[Drafter] = [Drafter(), Portfolio(drafting, SuffixDrafter())]
     for drafter in drafters:
         traits = ModelTraits(True, 10**9, 4, 256, recurrent=ragged.recurrent)
         core = EngineCore(target, drafter, CONFIG, traits, context_length=CONTEXT, eos_ids=frozenset())
@@ -77,19 +75,31 @@ def lead(group: mx.distributed.Group, model: nn.Module, ragged: Ragged, family: 
         print(json.dumps({"rank": 0, "drafter": drafter.name, "same": same, "accepted": accepted}), flush=True)
 
 
-def main(family: str, last: int | None) -> None:
-    group = mx.distributed.init(strict=True)
+def lost(said: str) -> None:
+    print(json.dumps({"lost": said}), flush=True)
+    os._exit(1)
+
+
+def main(family: str, split: str, last: int | None) -> None:
+    ranks = join(pipeline=split == "layers", on_loss=lost)
+    assert ranks is not None
     model = built(family)
-    expected = [reference(each, target=model) for each in requests()] if group.rank() == 0 else []
-    model.shard(group)
-    mx.eval(model.parameters())
+    expected = [reference(each, target=model) for each in requests()] if ranks.rank == 0 else []
+    draft = disturbed(built(family), 0.1)
+    for each in (model, draft) if split == "draft" else (model,):
+        ranks.split(each, families.config(family))
+        mx.eval(each.parameters())
     ragged = probe(model, families.VOCAB).ragged
     assert ragged is not None
-    if group.rank() == 0:
-        lead(group, model, ragged, family, expected)
+    if ranks.rank == 0:
+        lead(ranks, model, draft, ragged, expected)
+        ranks.end()
     else:
-        receiver = open_receiver(group, lambda: os._exit(0))
-        follow(_until(receiver, last), ragged, LanguageModel(model))
+        operations = _until(ranks.follow(), last)
+        shares = {TARGET: Share(LanguageModel(model), ragged)}
+        if split == "draft":
+            shares[DRAFT] = Share(LanguageModel(draft), ragged)
+        follow(operations, shares)
     os._exit(0)
 
 
@@ -101,4 +111,4 @@ def _until(operations: Iterable[Operation], last: int | None) -> Iterator[Operat
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if sys.argv[2:] else None)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if sys.argv[3:] else None)

@@ -129,6 +129,9 @@ def calls_of(command: Command) -> list[tuple[dict[str, str], list[str]]]:
         program = Path(stage.program).name
         if program == "parallm-openai":
             calls.append((stage.variables, list(stage.arguments)))
+        elif program == "mlx.launch":
+            # What it starts comes after the two dashes.
+            calls.append((stage.variables, list(stage.arguments[stage.arguments.index("--") + 2 :])))
         elif program == "docker-less-run.sh":
             calls += [(stage.variables, words) for words in [passed_on(stage.arguments)] if words is not None]
         elif not _is_checked(stage, command.snippet.page):

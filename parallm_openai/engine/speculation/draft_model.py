@@ -14,7 +14,7 @@ from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.position import DRAFT_STREAM, Position
 from parallm_openai.engine.row import DRAFT, TARGET, Row
-from parallm_openai.engine.runner import ModelRunner
+from parallm_openai.engine.runner import MakeCache, ModelRunner
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.settings import Acceptance
@@ -45,8 +45,11 @@ class DraftModel(Drafter):
         ragged: Ragged = Ragged(),
         *,
         asynchronous: bool = False,
+        make_cache: MakeCache | None = None,
     ) -> None:
-        self.runner: ModelRunner = ModelRunner(model, DRAFT, ragged=ragged, vocab_size=vocab_size)
+        self.runner: ModelRunner = ModelRunner(
+            model, DRAFT, ragged=ragged, vocab_size=vocab_size, make_cache=make_cache
+        )
         self.target_vocab_size = target_vocab_size
         self.asynchronous = asynchronous
 
