@@ -397,6 +397,11 @@ class ReplicaSettings(Settings):
         "then the one of its session; least-loaded looks at the load alone.",
     )
 
+    @property
+    def most(self) -> int:
+        """So many replicas may run at the same time."""
+        return self.max_replicas or self.replicas or 1
+
     @model_validator(mode="after")
     def _complete(self) -> ReplicaSettings:
         given = [name for name in type(self).model_fields if name != "replicas" and name in self.model_fields_set]

@@ -94,7 +94,12 @@ def test_configure_answers_with_the_whole_configuration_and_takes_effect(
             refused = client.post("/v1/configure", params=params)
             assert refused.status_code == 400
             assert refused.json()["error"]["param"] == name
+        # A body would be lost silently.
+        refused = client.post("/v1/configure", json={"max_batch_size": 5})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "body"
         assert client.post("/v1/configure").json() == answer.json()
+        assert client.post("/v1/configure", json={}).json() == answer.json()
 
 
 def test_the_documentation_of_configure_has_every_setting_with_its_range(server: RunningServer) -> None:

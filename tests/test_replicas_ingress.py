@@ -15,9 +15,11 @@ from support.servers import demo_draft, demo_target
 
 from parallm_openai.api.app import create_app
 from parallm_openai.engine.worker import AsyncEngine
-from parallm_openai.replicas.calls import Call, ReplicaLost, TooManyWaiting, Whole
+from parallm_openai.replicas.calls import QUICK_POSTS, Call, ReplicaLost, TooManyWaiting, Whole
 from parallm_openai.replicas.exchange import Exchange
 from parallm_openai.replicas.ingress import ATTEMPTS, create_ingress
+from parallm_openai.replicas.prefixes import Hints
+from parallm_openai.replicas.replay import without_volatile
 from parallm_openai.settings import EngineConfig, ServerSettings
 
 SETTINGS = ServerSettings(api_keys=("key",), admin_keys=("admin",), max_body_size=4096, graceful_timeout=1)
@@ -46,8 +48,12 @@ class LocalReplicas:
     calls: list[Call] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     change: Callable[[bytes], bytes] = lambda data: data
+    # Whether the queue has no room for each of the next attempts.
+    full: list[bool] = field(default_factory=list)
 
     async def answer(self, call: Call) -> AsyncGenerator[Sequence[Message]]:
+        if self.full and self.full.pop(0):
+            raise TooManyWaiting
         self.calls.append(call)
         lasts = self.lasts.pop(0) if self.lasts else None
         number = len(self.calls) % len(self.apps)
@@ -157,6 +163,31 @@ async def test_a_stream_goes_on_from_another_replica(replicas: LocalReplicas, pa
     assert "error" not in pieces(answer.text)[-1]
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": 3},
+        {"logprobs": True, "top_logprobs": 5},
+        {"n": 2, "tools": [TOOL], "tool_choice": "required"},
+        {"stop": ["once", "."]},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+async def test_streams_of_every_form_go_on(replicas: LocalReplicas, more: dict[str, Any]) -> None:
+    answer = await post(replicas, CHAT, {**STREAMS[CHAT], **more}, 4)
+    assert len(replicas.calls) == 2
+    whole = await again(replicas, CHAT)
+
+    def by_choice(text: str) -> list[Any]:
+        said = [(each["choices"][0]["index"], without_volatile(each)) for each in pieces(text) if each["choices"]]
+        return sorted(said, key=lambda each: each[0])
+
+    assert by_choice(answer.text) == by_choice(whole)
+
+
 @pytest.mark.parametrize("path", STREAMS)
 async def test_ids_stay_the_same_in_a_stream_that_goes_on(replicas: LocalReplicas, path: str) -> None:
     answer = await post(replicas, path, STREAMS[path], 6)
@@ -231,6 +262,87 @@ async def test_a_full_queue_is_a_429() -> None:
     assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
 
 
+async def test_a_request_that_was_running_waits_for_a_place_in_the_full_queue(replicas: LocalReplicas) -> None:
+    """Its neighbours may have filled the queue since it came in."""
+    replicas.full = [False, True, True]
+    answer = await post(replicas, CHAT, STREAMS[CHAT], 5)
+    assert told(answer.text) == told(await again(replicas, CHAT))
+    assert "error" not in pieces(answer.text)[-1]
+
+
+async def test_what_no_replica_has_expected_is_an_error_of_the_request() -> None:
+    async with client(Failing(RuntimeError("a bug"))) as asked:
+        answer = await asked.post(CHAT, json=STREAMS[CHAT])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+
+
+@pytest.mark.parametrize("nested", ['"messages"', '"tools"', '"prompt_cache_key"', '"user"', '"previous_response_id"'])
+async def test_deep_bodies_are_the_replicas_to_refuse(replicas: LocalReplicas, nested: str) -> None:
+    depth = 1900
+    body = f"{{{nested}:{'[' * depth}{']' * depth}}}"
+    async with client(replicas) as asked:
+        answer = await asked.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, len(replicas.calls)) == (400, 1)
+
+
+async def test_bodies_take_bounded_memory_together(replicas: LocalReplicas) -> None:
+    """Those of requests that are still being answered count."""
+    ingress = create_ingress(replicas, SETTINGS)
+    body = json.dumps({**STREAMS[CHAT], "user": "x" * 3500, "max_tokens": 3000, "ignore_eos": True})
+    transport = httpx.ASGITransport(ingress)
+    headers = {"Authorization": "Bearer key"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as asked:
+        running = [asyncio.create_task(asked.post(CHAT, content=body)) for _ in range(20)]
+        done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        statuses = {each.result().status_code for each in done}
+        for each in rest:
+            each.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        assert statuses == {429}
+        assert (await asked.post(CHAT, json=STREAMS[CHAT])).status_code == 200
+
+
+async def test_websockets_are_refused(replicas: LocalReplicas) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    await create_ingress(replicas, SETTINGS)({"type": "websocket", "path": CHAT, "headers": []}, receive, send)
+    assert [each["type"] for each in sent] == ["websocket.close"]
+
+
+async def test_the_log_has_one_line_for_a_lost_replica(
+    replicas: LocalReplicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    await post(replicas, "/v1/none%0dforged", {}, 0)
+    lost = [each.getMessage() for each in caplog.records if "has lost its replica" in each.getMessage()]
+    assert len(lost) == 1
+    assert lost[0].startswith("POST /v1/none%0dforged req_")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "quick"),
+    [
+        ("GET", "/v1/models", True),
+        ("DELETE", "/v1/responses/resp_1", True),
+        ("POST", "/v1/messages/count_tokens", True),
+        ("POST", "/tokenize", True),
+        ("POST", CHAT, False),
+        ("POST", "/v1/embeddings", False),
+    ],
+)
+def test_requests_that_take_no_row_do_not_wait_for_one(method: str, path: str, quick: bool) -> None:
+    assert Call.of({"method": method, "path": path, "headers": []}, b"", Hints()).is_quick == quick
+
+
+def test_quick_requests_are_routes(apps: list[Any]) -> None:
+    assert {path for path, methods in apps[0].openapi()["paths"].items() if "post" in methods} >= QUICK_POSTS
+
+
 async def test_settings_reach_all_replicas_or_none(replicas: LocalReplicas) -> None:
     async with client(replicas) as admin:
         try:
@@ -255,6 +367,8 @@ async def test_stats_and_metrics_are_those_of_every_replica(replicas: LocalRepli
         metrics = (await admin.get("/metrics")).text
         for name in ("0", "1"):
             assert f'vllm:num_requests_running{{model_name="parallm-demo",replica="{name}"}} 0.0' in metrics
+        unknown = await admin.get("/v1/stats", params={"replica": "none"})
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (404, "replica")
         assert metrics.count("# TYPE vllm:num_requests_running gauge") == 1
         assert "parallm:requests_lost_total 0.0" in metrics
 

@@ -105,7 +105,11 @@ def test_a_session_stays_with_its_replica_whichever_others_leave() -> None:
     "named", [{"user": "u"}, {"prompt_cache_key": "u"}, {"safety_identifier": "u"}, {"metadata": {"user_id": "u"}}]
 )
 def test_sessions_have_several_names(named: dict[str, Any]) -> None:
-    assert Hints.of(chat("hi", **named), "owner").session == "owner u"
+    session = Hints.of(chat("hi", **named), "owner").session
+    assert session == Hints.of(chat("bye", user="u"), "owner").session
+    assert session not in {
+        Hints.of(chat("hi", user=user), owner).session for user, owner in (("v", "owner"), ("u", ""))
+    }
 
 
 def test_a_busy_replica_is_not_preferred() -> None:
@@ -113,8 +117,13 @@ def test_a_busy_replica_is_not_preferred() -> None:
     hints = Hints.of(chat(LONG), "")
     index.add("two", hints.blocks)
     assert order(hints, index, {"two": 7})[0] == ["two"]
-    assert order(hints, index, {"two": 8}) == [REPLICAS]
+    assert order(hints, index, {"two": 8}) == [["one", "three"], REPLICAS]
     assert order(hints, index, {"one": 9, "two": 16, "three": 9})[0] == ["two"]
+
+
+def test_the_least_loaded_replicas_come_before_the_others() -> None:
+    assert order(Hints(), PrefixIndex(TOKENS), {"one": 3, "two": 1, "three": 2}) == [["two"], REPLICAS]
+    assert order(Hints(), PrefixIndex(TOKENS), {"one": 3, "two": 3, "three": 3}) == [REPLICAS]
 
 
 def test_a_response_is_continued_by_the_replica_that_has_made_it() -> None:

@@ -67,6 +67,19 @@ def test_what_depends_on_the_replica_is_not_compared() -> None:
     assert replayed(sent, again) == ([event(0, 3)], True)
 
 
+def test_last_bits_of_logprobs_are_not_compared() -> None:
+    """They depend on who else is in the batch."""
+
+    def told(token: str, logprob: float, top: list[str]) -> bytes:
+        listed = [{"token": each, "logprob": logprob - 1} for each in top]
+        entry = {"token": token, "logprob": logprob, "top_logprobs": listed}
+        return f"data: {json.dumps({'choices': [{'index': 0, 'logprobs': {'content': [entry]}}]})}\n\n".encode()
+
+    assert replayed([told("a", -0.5, ["a", "b"])], [told("a", -0.5000001, ["b", "a"]), PING]) == ([PING], True)
+    with pytest.raises(Diverged):
+        replayed([told("a", -0.5, ["a", "b"])], [told("b", -0.5, ["a", "b"])])
+
+
 def test_signs_of_life_are_passed_on_and_are_nothing_to_wait_for() -> None:
     assert replayed([PING, event(0, 1)], [event(0, 1), PING, event(0, 2)]) == ([PING, event(0, 2)], True)
     assert replayed([event(0, 1)], [PING]) == ([PING], False)

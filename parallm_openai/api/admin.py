@@ -76,6 +76,9 @@ async def steps(request: HttpRequest, after: Annotated[int, Query(ge=0, le=2**63
 async def configure(request: HttpRequest) -> Response:
     """Change the running engine's settings by query parameters; answers with all of them."""
     changes = dict(request.query_params)
+    if (await request.body()).strip() not in (b"", b"{}"):
+        said = "The settings are query parameters, as in /v1/configure?max_batch_size=8. Leave the body empty."
+        raise errors.ApiError(400, said, param="body", code="unexpected_body")
     for name in changes:
         if name not in EngineConfig.model_fields:
             known = ", ".join(EngineConfig.model_fields)

@@ -33,7 +33,7 @@ from parallm_openai.api.ollama import routes as ollama
 from parallm_openai.api.paths import Paths
 from parallm_openai.api.request_log import RequestLog
 from parallm_openai.api.response_store import Responses
-from parallm_openai.api.route import Bodies, ClientGone
+from parallm_openai.api.route import BODIES_HELD, Bodies, ClientGone
 from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.state import AppState
 from parallm_openai.api.tracing.configuration import traces_of_environment
@@ -61,8 +61,6 @@ MODULES = (
     native,
     admin,
 )
-# As many bodies of the largest size may be in memory at the same time.
-BODIES_HELD = 16
 
 
 def create_app(

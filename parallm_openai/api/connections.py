@@ -10,7 +10,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from parallm_openai.api.errors import ApiError
+from parallm_openai.api.errors import ApiError, no_websockets
 from parallm_openai.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,5 @@ class NoWebSockets(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         connection = h11.Connection(h11.SERVER)
-        error = ApiError(400, "This server has no WebSockets; it streams by server-sent events.", code="no_websockets")
-        transport.write(_bytes_of(error, connection))
+        transport.write(_bytes_of(no_websockets(), connection))
         transport.close()

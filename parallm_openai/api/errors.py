@@ -181,6 +181,10 @@ def timed_out(seconds: float) -> ApiError:
     return ApiError(504, message, type="server_error", code="timeout", headers=NO_RETRY)
 
 
+def no_websockets() -> ApiError:
+    return ApiError(400, "This server has no WebSockets; it streams by server-sent events.", code="no_websockets")
+
+
 def internal(message: str = "The server had an error while processing your request.") -> ApiError:
     return ApiError(500, message, type="server_error", code="internal_error", headers=NO_RETRY)
 

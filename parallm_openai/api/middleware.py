@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from parallm_openai.api import errors, page
 from parallm_openai.api.error_shapes import is_anthropic
 from parallm_openai.api.errors import ApiError
+from parallm_openai.api.request_log import asked
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ OPEN_FOLDER = f"{page.PREFIX}/"
 # Routes that change the server for everybody.
 ADMIN_PATHS = frozenset({"/v1/configure"})
 
+# Each answer of this server has it.
+PROCESSING = "openai-processing-ms"
 # Bytes a second. A body that arrives faster may take longer than the time-out.
 SLOWEST_BODY = 8192
 
@@ -42,8 +45,7 @@ class RequestHeaders:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        own = Headers(scope=scope).get("x-request-id", "")[:200]
-        request_id = own if re.fullmatch(r"[\x21-\x7e]+", own) else f"req_{uuid.uuid4().hex}"
+        request_id = _own_id(scope) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def with_headers(message: Message) -> None:
@@ -52,10 +54,16 @@ class RequestHeaders:
                 headers["x-request-id"] = request_id
                 if is_anthropic(scope):
                     headers["request-id"] = request_id
-                headers["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
+                headers[PROCESSING] = str(round((time.perf_counter() - began) * 1000))
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+def _own_id(scope: Scope) -> str:
+    """The client's own id of the request, if it has sent one that a log can hold."""
+    own = Headers(scope=scope).get("x-request-id", "")[:200]
+    return own if re.fullmatch(r"[\x21-\x7e]+", own) else ""
 
 
 class Keys:
@@ -190,5 +198,5 @@ class Failures:
         except Exception:
             if started:
                 raise
-            log.exception("%s %s failed", scope["method"], scope["path"][:200])
+            log.exception("%s %s failed", *asked(scope))
             await errors.internal().response(scope)(scope, receive, send)

@@ -103,22 +103,27 @@ class RequestLog:
             self.metrics.answered(status)
             if (running := running_of(scope)) is not None:
                 self.metrics.observe(running, began)
-            _log(scope, status, began)
+            log_answer(scope, status, began)
 
 
-def _log(scope: Scope, status: int, began: float) -> None:
+def asked(scope: Mapping[str, Any]) -> tuple[str, str]:
+    """The method and the path of a request, the path as it was sent: so none writes a line of the log of its own."""
+    return scope["method"], scope["raw_path"].decode("latin-1")[:200]
+
+
+def log_answer(scope: Scope, status: int, began: float) -> None:
+    """Log a request of the time `began`, by `time.perf_counter`, that has been answered."""
     reads = status < 400 and scope["method"] in ("GET", "HEAD", "OPTIONS")
     level = logging.DEBUG if reads else logging.WARNING if status >= 500 else logging.INFO
     if not log.isEnabledFor(level):
         return
     seconds = time.perf_counter() - began
-    # The path as it was sent, so that none writes a line of its own.
-    method, path = scope["method"], scope["raw_path"].decode("latin-1")[:200]
+    method, path = asked(scope)
     facts = dict(_facts(scope, began))
     words = [method, path, str(status), _text(seconds), *_words(facts)]
-    asked = {"message": f"{method} {path} {status}", "method": method, "path": path}
-    answered = {"status": status, "seconds": round(seconds, 6), **facts, **_ids(scope)}
-    log.log(level, "%s", " ".join(words), extra={FIELDS: asked | answered})
+    request = {"message": f"{method} {path} {status}", "method": method, "path": path}
+    answer = {"status": status, "seconds": round(seconds, 6), **facts, **_ids(scope)}
+    log.log(level, "%s", " ".join(words), extra={FIELDS: request | answer})
 
 
 def _words(facts: Mapping[str, Any]) -> Iterator[str]:

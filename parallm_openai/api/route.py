@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 # A larger body is parsed on a thread.
 INLINE_BYTES = 64 * 1024
-
+# As many bodies of the largest size may be in memory at the same time.
+BODIES_HELD = 16
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

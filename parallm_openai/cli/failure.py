@@ -20,9 +20,17 @@ def say(message: str) -> None:
     typer.echo(f"parallm-openai: {message}", err=True)
 
 
+class Failed(typer.Exit):
+    """The end of a command that has said why."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(status)
+        self.message = message
+
+
 def fail(message: str, status: int = 1) -> NoReturn:
     say(message)
-    raise typer.Exit(status)
+    raise Failed(message, status)
 
 
 @contextlib.contextmanager

@@ -39,16 +39,35 @@ def load_model(settings: ModelSettings, ranks: Ranks | None = None) -> LoadedMod
     return replace(model, context_length=length)
 
 
-def _loaded(settings: ModelSettings, revision_flag: str, ranks: Ranks | None) -> LoadedModel:
-    from parallm_openai.models.loading import load
+def have_models(settings: ModelSettings, drafting: DraftSettings) -> None:
+    """Fetch what is not here yet, so that other processes can load it. Ends the command if there is no such model."""
+    from parallm_openai.models.finding import find_model
 
+    name = _named(settings, "--revision")
+    with explained():
+        find_model(name, settings.revision)
+    if (draft := _draft_settings(settings, drafting)) is not None:
+        name = _named(draft, "--draft-revision")
+        with explained():
+            find_model(name, draft.revision)
+
+
+def _named(settings: ModelSettings, revision_flag: str) -> str:
+    """The name of the model of the settings, which `revision_flag` must suit; says so if it is to be fetched."""
     name = settings.model or default_model().name
     if settings.revision is not None and not _is_of_hub(name):
         fail(f"{revision_flag}: {name} does not come from the hub", BAD_USAGE)
-    options = settings.model_dump(include={"adapter_path", "chat_template", "trust_remote_code", "revision"})
     if _is_of_hub(name) and not _is_here(name):
         # The hub's library shows how far it is.
         say(f"fetching {name} from the hub ...")
+    return name
+
+
+def _loaded(settings: ModelSettings, revision_flag: str, ranks: Ranks | None) -> LoadedModel:
+    from parallm_openai.models.loading import load
+
+    name = _named(settings, revision_flag)
+    options = settings.model_dump(include={"adapter_path", "chat_template", "trust_remote_code", "revision"})
     with explained(), ExitStack() as loading:
         shown = partial(stage, f"loading {_short(name)}")
         return load(name, **options, found=lambda place: loading.enter_context(shown()), ranks=ranks)
@@ -86,11 +105,18 @@ def load_draft(
     has one, and suffixes for any other.
     """
     drafting = drafting or DraftSettings()
+    draft = _draft_settings(settings, drafting)
+    if draft is None:
+        return None if drafting.draft == "none" else drafting.draft or "auto"
+    return _loaded(draft, "--draft-revision", ranks)
+
+
+def _draft_settings(settings: ModelSettings, drafting: DraftSettings) -> ModelSettings | None:
+    """Those of the draft model, if there is one."""
     path = drafting.draft_model
     if path is None and drafting.draft is None:
         named = default_model() if settings.model is None else NAMED.get(settings.model)
         path = str(named.draft) if named is not None and named.draft is not None else None
     if path is None:
-        return None if drafting.draft == "none" else drafting.draft or "auto"
-    draft = ModelSettings(model=path, revision=drafting.draft_revision, trust_remote_code=settings.trust_remote_code)
-    return _loaded(draft, "--draft-revision", ranks)
+        return None
+    return ModelSettings(model=path, revision=drafting.draft_revision, trust_remote_code=settings.trust_remote_code)

@@ -28,6 +28,18 @@ OF_SCOPE = (
     "client",
     "server",
 )
+# These bodies take no row, and neither does what has none.
+QUICK_POSTS = frozenset(
+    (
+        "/tokenize",
+        "/detokenize",
+        "/api/show",
+        "/v1/configure",
+        "/v1/chat/completions/render",
+        "/v1/messages/count_tokens",
+        "/v1/responses/input_tokens",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,14 @@ class Call:
     """One request as it is forwarded.
 
     All attempts at it have one `key` and time, from which the answer's ids and its seed follow. `avoid` are the
-    replicas that have failed it.
+    replicas that have failed it. `sender` is the Ray actor that waits for the answer, if it is one.
     """
 
     scope: Mapping[str, Any]
     body: bytes
     hints: Hints = field(default_factory=Hints)
     avoid: frozenset[str] = frozenset()
+    sender: str = ""
     key: str = field(default_factory=lambda: secrets.token_hex(16))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -53,6 +66,12 @@ class Call:
             others = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
             kept["headers"] = [*others, (b"x-request-id", request_id.encode())]
         return cls(kept, body, hints)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a replica answers it at once, however many requests generate there."""
+        path: str = self.scope["path"]
+        return self.scope["method"] != "POST" or path in QUICK_POSTS
 
     def avoiding(self, replica: str) -> Call:
         return replace(self, avoid=self.avoid | {replica})

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from parallm_openai.api.errors import ApiError
 from parallm_openai.replicas.calls import Whole
 
 CONFIGURE, STATS, METRICS, STEPS = "/v1/configure", "/v1/stats", "/metrics", "/v1/engine/steps"
@@ -21,13 +22,13 @@ PATHS = frozenset((CONFIGURE, STATS, METRICS, STEPS))
 def combine(path: str, answers: Sequence[Whole], chosen: str | None, own: CollectorRegistry) -> Whole:
     """One answer. It is that of the replica `chosen`, or of the first by name, if a path has no sum of all.
 
-    If a replica has refused, that is the answer.
+    If a replica has refused, that is the answer. Raises ApiError if there is no such replica.
     """
     answers = sorted(answers, key=lambda each: each.replica)
     refused = next((each for each in answers if each.status != 200), None)
     if refused is not None:
         return refused
-    shown = next((each for each in answers if each.replica == chosen), answers[0])
+    shown = answers[0] if chosen is None else _named(chosen, answers)
     match path:
         case "/v1/stats":
             return _with_body(shown, _stats(shown, answers))
@@ -37,9 +38,19 @@ def combine(path: str, answers: Sequence[Whole], chosen: str | None, own: Collec
             return shown
 
 
+def _named(name: str, answers: Sequence[Whole]) -> Whole:
+    found = next((each for each in answers if each.replica == name), None)
+    if found is None:
+        known = ", ".join(each.replica for each in answers)
+        message = f"There is no replica '{name[:200]}'. Replicas: {known}."
+        raise ApiError(404, message, param="replica", code="replica_not_found")
+    return found
+
+
 def _stats(shown: Whole, answers: Sequence[Whole]) -> bytes:
     numbers: dict[str, dict[str, Any]] = {each.replica: json.loads(each.body) for each in answers}
-    return json.dumps({**numbers[shown.replica], "replica": shown.replica, "replicas": numbers}).encode()
+    body = {**numbers[shown.replica], "replica": shown.replica, "replicas": numbers}
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _with_body(answer: Whole, body: bytes) -> Whole:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Scope, Send
 
 from parallm_openai.api.error_shapes import ANTHROPIC_PATH, shaped
 from parallm_openai.api.errors import ApiError
-from parallm_openai.replicas.calls import REPLICA_HEADER, ReplicaLost
-from parallm_openai.replicas.replay import Diverged, Frames, Kind, Replay
+from parallm_openai.replicas.calls import REPLICA_HEADER, ReplicaLost, TooManyWaiting
+from parallm_openai.replicas.replay import ENDS, Diverged, Frames, Kind, Replay
 
 STREAMS: dict[str, Kind] = {"text/event-stream": "events", "application/x-ndjson": "lines"}
 RESPONSES_PATH = "/v1/responses"
-UNAVAILABLE = 503
+BUSY, UNAVAILABLE = 429, 503
 
 
 class Delivery:
@@ -37,7 +38,10 @@ class Delivery:
         self.started = False
         self.ended = False
 
-    def begin(self) -> None:
+    def begin(self, *, again: bool = False) -> None:
+        """Expect an answer. `again` says that a replica has had the request before."""
+        self._again = again
+        self.replica = ""
         self._head: Message | None = None
         self._kind: Kind | None = None
         self._body: list[bytes] = []
@@ -45,7 +49,7 @@ class Delivery:
         self.ended = False
 
     async def take(self, messages: Sequence[Message]) -> None:
-        """Send what these messages bring. Raises ReplicaLost, and Diverged."""
+        """Send what these messages bring. Raises ReplicaLost, TooManyWaiting and Diverged."""
         frames: list[bytes] = []
         for message in messages:
             if message["type"] == "http.response.start":
@@ -65,14 +69,14 @@ class Delivery:
 
     def _take_head(self, message: Message) -> None:
         headers = Headers(raw=message["headers"])
+        if self._again and message["status"] == BUSY:
+            raise TooManyWaiting
         if message["status"] == UNAVAILABLE or (self.started and message["status"] != 200):
-            # It is shutting down, or too busy to go on with a stream.
+            # It is shutting down, or cannot go on with a stream.
             raise ReplicaLost(headers.get(REPLICA_HEADER, ""))
         self._head = message
         self.replica = headers.get(REPLICA_HEADER, "")
-        self._kind = (
-            STREAMS.get(headers.get("content-type", "").partition(";")[0]) if message["status"] == 200 else None
-        )
+        self._kind = kind_of(message)
         if self._kind is not None:
             self._splitter = Frames(self._kind)
 
@@ -100,19 +104,32 @@ class Delivery:
             await error.response(self._scope)(self._scope, _nothing, self._send)
             return
         self.ended = True
-        await self._send({"type": "http.response.body", "body": self._last_frames(error), "more_body": False})
+        last = last_frames(error, self._scope, self._stream, len(self._sent))
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
-    def _last_frames(self, error: ApiError) -> bytes:
-        body = json.dumps(shaped(error, self._scope), separators=(",", ":"))
-        path: str = self._scope["path"]
-        if self._stream == "lines":
-            return f"{body}\n".encode()
-        if path.startswith(ANTHROPIC_PATH):
-            return f"event: error\ndata: {body}\n\n".encode()
-        if path.startswith(RESPONSES_PATH):
-            said = {"type": "error", "sequence_number": len(self._sent), "code": error.code, "message": error.message}
-            return f"event: error\ndata: {json.dumps({**said, 'param': None})}\n\n".encode()
-        return f"data: {body}\n\ndata: [DONE]\n\n".encode()
+
+def kind_of(head: Message) -> Kind | None:
+    """The kind of stream that an answer with this head is, if it is one."""
+    if head["status"] != 200:
+        return None
+    return STREAMS.get(Headers(raw=head["headers"]).get("content-type", "").partition(";")[0])
+
+
+def last_frames(error: ApiError, scope: Scope, kind: Kind | None, sent: int) -> bytes:
+    """How a stream ends that has brought so many frames before this error."""
+    path: str = scope["path"]
+    if path.startswith(RESPONSES_PATH):
+        said = {"type": "error", "sequence_number": sent, "code": error.code, "message": error.message, "param": None}
+        return b"event: error\ndata: " + _json(said) + ENDS["events"]
+    if kind == "lines":
+        return _json(shaped(error, scope)) + ENDS["lines"]
+    if path.startswith(ANTHROPIC_PATH):
+        return b"event: error\ndata: " + _json(shaped(error, scope)) + ENDS["events"]
+    return b"data: " + _json(error.body) + b"\n\ndata: [DONE]\n\n"
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _response_id(beginning: bytes) -> str:

@@ -7,13 +7,15 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-import typer
+import ray
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import Message
 
 from parallm_openai import logs
+from parallm_openai.cli.failure import Failed
 from parallm_openai.cpu import prepare
 from parallm_openai.replicas.calls import Call, ReplicaLost, Whole
 from parallm_openai.replicas.exchange import Exchange
@@ -22,6 +24,8 @@ from parallm_openai.replicas.plan import Plan
 log = logging.getLogger(__name__)
 
 SHARED_SECONDS = 2.0
+# Where Ray Serve has its actors.
+SERVE_NAMESPACE = "serve"
 
 
 class Engine:
@@ -35,9 +39,10 @@ class Engine:
         self._shared = shared
         try:
             self._load()
-        except typer.Exit as error:
-            raise RuntimeError("the model cannot be served: the lines above say why") from error
+        except Failed as error:
+            raise RuntimeError(error.message) from None
         self._followed: dict[str, str] = {}
+        self._exchanges: set[Exchange] = set()
 
     def _load(self) -> None:
         from parallm_openai.api.app import create_app
@@ -68,9 +73,13 @@ class Engine:
     async def answer(self, call: Call) -> AsyncIterator[list[Message]]:
         """The ASGI messages of the answer, as many at a time as there are."""
         async with Exchange(self._app, call, self.name) as exchange:
-            async for messages in exchange.messages():
-                self._check_engine()
-                yield messages
+            self._exchanges.add(exchange)
+            try:
+                async for messages in exchange.messages():
+                    self._check_engine()
+                    yield messages
+            finally:
+                self._exchanges.discard(exchange)
 
     async def whole(self, call: Call) -> Whole:
         """The answer in one piece."""
@@ -88,6 +97,7 @@ class Engine:
         """
         if self._engine.failed:
             raise RuntimeError("the engine has failed")
+        await self._abandon_orphans()
         await self._follow_settings()
 
     def _check_engine(self) -> None:
@@ -95,15 +105,36 @@ class Engine:
         if self._engine.failed:
             raise ReplicaLost(self.name)
 
+    async def _abandon_orphans(self) -> None:
+        """End answers whose ingress is lost: Ray goes on with them, for whole requests and with nobody to read them."""
+        for sender in {each.sender for each in self._exchanges} - {""}:
+            if await asyncio.to_thread(_is_lost, sender):
+                orphans = [each for each in self._exchanges if each.sender == sender]
+                log.warning("%d requests have lost their ingress and are ended", len(orphans))
+                for each in orphans:
+                    each.abandon()
+
     async def _follow_settings(self) -> None:
         """Take over what `/v1/configure` has changed before this replica started, or while it did."""
         try:
             async with asyncio.timeout(SHARED_SECONDS):
-                changes = await self._shared.changed_settings.remote()
-        except (TimeoutError, RayActorError):
+                changes = await self._shared.changed_settings.remote(self._followed)
+        except (TimeoutError, RayError, DeploymentUnavailableError):
             # It starts anew; this replica can answer without it.
             log.warning("the shared settings cannot be reached")
             return
         if changes != self._followed:
             self._engine.configure(**changes)
             self._followed = changes
+
+
+def _is_lost(actor: str) -> bool:
+    """Whether no actor has this name any more."""
+    try:
+        ray.get_actor(actor, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return True
+    except RayError:
+        # Ray itself cannot say now.
+        return False
+    return False

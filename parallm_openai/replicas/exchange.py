@@ -17,6 +17,7 @@ class Exchange:
     """A call while it is answered. Leaving this context tells the app that the client has gone."""
 
     def __init__(self, app: ASGIApp, call: Call, replica: str) -> None:
+        self.sender = call.sender
         self._app = app
         self._call = call
         self._replica = replica
@@ -36,9 +37,13 @@ class Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.abandon()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """End the answer: nobody waits for it any longer."""
         self._gone.set()
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, scope: Scope) -> None:
         await self._app(scope, self._receive, self._send)
@@ -52,7 +57,10 @@ class Exchange:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)[REPLICA_HEADER] = self._replica
+            headers = MutableHeaders(scope=message)
+            headers[REPLICA_HEADER] = self._replica
+            # The ingress says it of every answer.
+            del headers["vary"]
         self._messages.put_nowait(message)
 
     async def messages(self) -> AsyncIterator[list[Message]]:
@@ -65,7 +73,8 @@ class Exchange:
             if whole:
                 yield whole
             if found[-1] is None:
-                self._task.result()
+                if not self._task.cancelled():
+                    self._task.result()
                 return
 
     async def whole(self) -> Whole:

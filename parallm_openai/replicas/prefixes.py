@@ -22,6 +22,8 @@ LEAST_SHARE = 0.1
 # The fields of a prompt, in the order in which chat templates write them.
 HEADS = ("tools", "system", "instructions")
 TEXTS = ("messages", "input", "prompt", "prompts")
+# No response's id is longer.
+LONGEST_ID = 100
 SESSIONS = ("prompt_cache_key", "user", "safety_identifier")
 
 
@@ -43,10 +45,12 @@ class Hints:
         """Those of a parsed body. Requests of different owners share no prefixes."""
         if not isinstance(body, dict):
             return cls()
-        salt = f"{owner} {body.get('prompt_cache_key') or ''}"
+        key = body.get("prompt_cache_key")
+        blocks = tuple(_hashes(f"{owner} {key if isinstance(key, str) else ''}", _pieces(body)))
         previous = body.get("previous_response_id")
-        blocks = tuple(_hashes(salt, _pieces(body)))
-        return cls(blocks, _session(body, owner), previous if isinstance(previous, str) else "")
+        if not isinstance(previous, str) or len(previous) > LONGEST_ID:
+            previous = ""
+        return cls(blocks, _session(body, owner), previous)
 
 
 def _session(body: Mapping[str, Any], owner: str) -> str:
@@ -54,7 +58,8 @@ def _session(body: Mapping[str, Any], owner: str) -> str:
     # Anthropic's clients have it there.
     named = [body.get(field) for field in SESSIONS] + [metadata.get("user_id") if isinstance(metadata, dict) else None]
     given = next((each for each in named if isinstance(each, str) and each), None)
-    return "" if given is None else f"{owner} {given}"
+    # Of whatever length its name is, a session is forwarded as one of this.
+    return "" if given is None else hashlib.blake2b(_bytes(f"{owner} {given}"), digest_size=16).hexdigest()
 
 
 def _pieces(body: Mapping[str, Any]) -> Iterator[bytes]:
@@ -63,13 +68,17 @@ def _pieces(body: Mapping[str, Any]) -> Iterator[bytes]:
         value = body.get(field)
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, str):
-                yield each.encode("utf-8", "surrogatepass")
+                yield _bytes(each)
             elif each:
                 yield json.dumps(each, sort_keys=True).encode()
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _hashes(salt: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    before, rest, count = salt.encode("utf-8", "surrogatepass"), b"", 0
+    before, rest, count = hashlib.blake2b(_bytes(salt), digest_size=8).digest(), b"", 0
     for piece in pieces:
         rest += piece[: (MOST_BLOCKS + 1) * BLOCK_BYTES]
         while len(rest) >= BLOCK_BYTES and count < MOST_BLOCKS:
@@ -110,7 +119,8 @@ def ranked(
 ) -> list[list[str]]:
     """The replicas in ranks, the best first.
 
-    They are the one that has made the response before, those with the longest beginning, the session's own, and all.
+    They are the one that has made the response before, those with the longest beginning, the session's own, the least
+    loaded, and all.
 
     A replica with `patience` more requests than the least loaded one is not preferred to it.
     """
@@ -120,7 +130,8 @@ def ranked(
     near = [each for each in replicas if each == hints.near]
     ranks = [near, _longest(hints.blocks, replicas, index), _of_session(hints.session, replicas)]
     free = [[each for each in rank if load(each) < least + patience] for rank in ranks]
-    return [*filter(None, free), list(replicas)]
+    idlest = [each for each in replicas if load(each) == least]
+    return [*filter(None, free), *([idlest] if len(idlest) < len(replicas) else []), list(replicas)]
 
 
 def _longest(blocks: Sequence[bytes], replicas: Sequence[str], index: PrefixIndex) -> list[str]:
@@ -135,4 +146,4 @@ def _of_session(session: str, replicas: Sequence[str]) -> list[str]:
     """The replica with the highest hash of both names: it stays the same whichever others come and go."""
     if not session:
         return []
-    return [max(replicas, key=lambda each: hashlib.blake2b(f"{session}\n{each}".encode(errors="replace")).digest())]
+    return [max(replicas, key=lambda each: hashlib.blake2b(f"{session}\n{each}".encode()).digest())]

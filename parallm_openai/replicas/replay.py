@@ -14,10 +14,11 @@ from typing import Any, Literal, NamedTuple
 Kind = Literal["events", "lines"]
 # A frame ends with these.
 ENDS: dict[Kind, bytes] = {"events": b"\n\n", "lines": b"\n"}
-# The fields that differ from one replica to another: they depend on caches, drafts and the clock.
+# The fields that differ from one replica to another: they depend on caches, drafts, the clock, and the shape of the
+# batch, which changes the last bits of logits, and so which of two tokens comes first in a list.
 VOLATILE = frozenset(
     "usage speculative latency obfuscation created_at completed_at total_duration load_duration prompt_eval_duration "
-    "eval_duration".split()
+    "eval_duration logprob token_logprobs top_logprobs".split()
 )
 
 
@@ -90,7 +91,7 @@ def _said(frame: bytes) -> _Said | None:
         body = json.loads(last.removeprefix(b"data: "))
     except ValueError:
         return _Said(-1, frame)
-    return _Said(_choice(body), b"\n".join([*before, json.dumps(_without_volatile(body), sort_keys=True).encode()]))
+    return _Said(_choice(body), b"\n".join([*before, json.dumps(without_volatile(body), sort_keys=True).encode()]))
 
 
 def _choice(body: Any) -> int:
@@ -99,7 +100,7 @@ def _choice(body: Any) -> int:
     return int(choices[0].get("index", 0)) if choices else -1
 
 
-def _without_volatile(value: Any) -> Any:
+def without_volatile(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_volatile(each) for name, each in value.items() if name not in VOLATILE}
-    return [_without_volatile(each) for each in value] if isinstance(value, list) else value
+        return {name: without_volatile(each) for name, each in value.items() if name not in VOLATILE}
+    return [without_volatile(each) for each in value] if isinstance(value, list) else value

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from parallm_openai.api import errors
 from parallm_openai.api.response_store import ResponseStore, StoredResponse, Turn
+
+# Ray starts it anew within this time.
+SECONDS = 30.0
 
 
 class Shared:
@@ -36,7 +41,9 @@ class Shared:
     async def keep_settings(self, changes: Mapping[str, str]) -> None:
         self._changes |= changes
 
-    async def changed_settings(self) -> dict[str, str]:
+    async def changed_settings(self, followed: Mapping[str, str]) -> dict[str, str]:
+        """All of them. What a replica has followed holds on if this process has started anew and knows no better."""
+        self._changes = {**followed, **self._changes}
         return dict(self._changes)
 
 
@@ -64,6 +71,7 @@ class SharedResponses:
 
     async def _asked(self, method: str, *arguments: Any) -> Any:
         try:
-            return await self._shared.options(method_name=method).remote(*arguments)
-        except RayActorError as error:
+            async with asyncio.timeout(SECONDS):
+                return await self._shared.options(method_name=method).remote(*arguments)
+        except (RayError, DeploymentUnavailableError, BackPressureError, TimeoutError) as error:
             raise errors.unavailable("The stored responses cannot be reached.") from error

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import yaml
+from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 from support.processes import ROOT
 from support.servers import demo_target
@@ -21,7 +22,7 @@ def test_ray_serve_takes_the_example() -> None:
     written = yaml.safe_load((ROOT / "examples" / "serve_replicas.yaml").read_text(encoding="utf-8"))
     application = ServeDeploySchema.model_validate(written).applications[0]
     assert application.import_path == f"{build.__module__}:{build.__name__}"
-    _, *bound = build(application.args)._bound_deployment.init_args
+    bound = [each for each in build(application.args)._bound_deployment.init_args if isinstance(each, Application)]
     deployments = {each._bound_deployment.name: each._bound_deployment for each in bound}
     assert {each.name for each in application.deployments} <= deployments.keys()
     scaling = deployments["Engine"]._deployment_config.autoscaling_config

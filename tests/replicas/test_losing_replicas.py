@@ -1,4 +1,7 @@
-"""A replica that is killed under load takes no request with it: others answer from the beginning, or go on."""
+"""A replica that is killed under load takes no request with it: others answer from the beginning, or go on.
+
+If the ingress is killed, its answers end with an error, and no row goes on for nobody.
+"""
 
 from __future__ import annotations
 
@@ -79,3 +82,22 @@ def test_requests_that_have_sent_nothing_are_answered_by_another_replica(replica
         assert [each.result() for each in answers] == expected
     assert replicas.count("requests_retried") > retried
     assert replicas.count("requests_lost") == 0
+
+
+def test_rows_end_with_the_ingress_that_waits_for_them(replicas: Cluster) -> None:
+    replicas.wait_for_replicas(2)
+    asked = {**body(1), "max_tokens": 7900}
+    with replicas.client as client, ThreadPoolExecutor(4) as pool:
+        plain = [pool.submit(client.post, CHAT, json=asked) for _ in range(2)]
+        streams = [pool.submit(client.post, CHAT, json={**asked, "stream": True}) for _ in range(2)]
+        wait_until(lambda: replicas.running() == 4, "all requests to run")
+        (ingress,) = replicas.processes("Ingress")
+        ingress.kill()
+        answers = [each.result() for each in plain]
+        ends = [each.result().text.splitlines()[-4:] for each in streams]
+    assert {each.status_code for each in answers} == {503}
+    assert {each.json()["error"]["code"] for each in answers} == {"unavailable"}
+    for error, _, done, _ in ends:
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "unavailable"
+        assert done == "data: [DONE]"
+    wait_until(lambda: replicas.running_by_replica() == [0, 0], "the rows to end")

@@ -105,6 +105,14 @@ def test_a_stored_response_is_known_to_every_replica(replicas: Cluster) -> None:
         client.responses.retrieve(last)
 
 
+def test_headers_for_ray_do_nothing(replicas: Cluster) -> None:
+    asked = {"messages": QUESTION, "max_tokens": 200, "ignore_eos": True}
+    with replicas.client as client:
+        answer = client.post("/v1/chat/completions", json=asked, headers={"x-request-timeout-seconds": "0.001"})
+        assert answer.status_code == 200
+        assert answer.json()["usage"]["completion_tokens"] == 200
+
+
 def test_settings_and_responses_survive_the_loss_of_replicas(replicas: Cluster) -> None:
     replicas.wait_for_replicas(2)
     stored = sdk(replicas).responses.create(model="parallm-demo", input="Remember me.", max_output_tokens=8)
@@ -113,7 +121,7 @@ def test_settings_and_responses_survive_the_loss_of_replicas(replicas: Cluster) 
         assert answer.json()["max_batch_size"] == 9
         sizes = {name: each["batching_stats"]["max_batch_size"] for name, each in replicas.stats().items()}
         assert list(sizes.values()) == [9, 9]
-        for process in replicas.replica_processes():
+        for process in replicas.processes():
             process.kill()
         # A replica that starts later takes the changed settings over.
         wait_until(lambda: len(replicas.stats().keys() - sizes.keys()) == 2, "two new replicas")

@@ -20,8 +20,8 @@ import psutil
 from support.processes import ROOT
 
 KEY, ADMIN = "key-of-tests", "admin-of-tests"
-# How Ray names the process of a replica.
-REPLICA_TITLE = "ray::ServeReplica:parallm:Engine"
+# How Ray names the processes of a deployment.
+TITLE = "ray::ServeReplica:parallm"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class Cluster:
         return replicas
 
     def running(self) -> int:
+        return sum(self.running_by_replica())
+
+    def running_by_replica(self) -> list[int]:
         numbers = [each["batching_stats"] for each in self.stats().values()]
-        return sum(int(each["running"] + each["prefilling"] + each["waiting"]) for each in numbers)
+        return [int(each["running"] + each["prefilling"] + each["waiting"]) for each in numbers]
 
     def count(self, name: str) -> int:
         """The ingress's own count of this name."""
@@ -55,12 +58,12 @@ class Cluster:
             lines = client.get("/metrics").raise_for_status().text.splitlines()
         return int(float(next(line.split()[-1] for line in lines if line.startswith(f"parallm:{name}_total "))))
 
-    def replica_processes(self) -> list[psutil.Process]:
+    def processes(self, deployment: str = "Engine") -> list[psutil.Process]:
         every = psutil.Process(self.process.pid).children(recursive=True)
-        return [each for each in every if " ".join(each.cmdline()).startswith(REPLICA_TITLE)]
+        return [each for each in every if " ".join(each.cmdline()).startswith(f"{TITLE}:{deployment}")]
 
     def kill_a_replica(self) -> None:
-        self.replica_processes()[0].send_signal(signal.SIGKILL)
+        self.processes()[0].send_signal(signal.SIGKILL)
 
     def wait_for_replicas(self, number: int, seconds: float = 120) -> None:
         wait_until(lambda: len(self.stats()) == number, f"{number} replicas", seconds)
