@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
@@ -20,6 +21,9 @@ import numpy as np
 # A rank must be there this long after rank 0 waits for it.
 SECONDS = 60.0
 ADDRESS_BYTES = 512
+# Each side says that it is there. A machine that has lost its power or its network breaks no connection.
+BEAT, END = "beat", "end"
+BEAT_SECONDS, SILENCE_SECONDS = 2.0, 15.0
 
 OnLoss = Callable[[str], None]
 """Called, from a thread of its own, with a sentence that says which rank has ended."""
@@ -34,13 +38,16 @@ class Sender:
 
     def __init__(self, connections: Mapping[int, Connection], on_loss: OnLoss) -> None:
         self._connections = connections
+        self._sending = threading.Lock()
         self._closed = False
-        threading.Thread(target=self._watch, args=(on_loss,), name="ranks", daemon=True).start()
+        _in_background(self._watch, on_loss)
+        _in_background(self._beat)
 
     def send(self, message: object) -> None:
         try:
-            for connection in self._connections.values():
-                connection.send(message)
+            with self._sending:
+                for connection in self._connections.values():
+                    connection.send(message)
         except OSError as error:
             raise ChannelBroken("another rank has ended") from error
 
@@ -48,14 +55,31 @@ class Sender:
         """Tell the other ranks that there is nothing more to do."""
         self._closed = True
         with contextlib.suppress(ChannelBroken):
-            self.send(None)
+            self.send(END)
+
+    def _beat(self) -> None:
+        with contextlib.suppress(ChannelBroken):
+            while not self._closed:
+                time.sleep(BEAT_SECONDS)
+                self.send(BEAT)
 
     def _watch(self, on_loss: OnLoss) -> None:
-        # They never say anything, so that a connection is ready only when it has ended.
-        lost = wait(list(self._connections.values()))
+        said = self._loss()
         if not self._closed:
-            ended = [str(rank) for rank, connection in self._connections.items() if connection in lost]
-            on_loss(f"rank {' and '.join(ended)} of the model has ended")
+            on_loss(said)
+
+    def _loss(self) -> str:
+        """Wait for a rank that ends, or says nothing any more."""
+        heard = dict.fromkeys(self._connections, time.monotonic())
+        while True:
+            ready = wait(list(self._connections.values()), BEAT_SECONDS)
+            for rank, connection in self._connections.items():
+                if connection in ready and not _reads_beat(connection):
+                    return f"rank {rank} of the model has ended"
+                if connection in ready:
+                    heard[rank] = time.monotonic()
+                elif time.monotonic() - heard[rank] > SILENCE_SECONDS:
+                    return f"nothing is heard of rank {rank} of the model"
 
 
 class Receiver:
@@ -63,19 +87,43 @@ class Receiver:
 
     def __init__(self, connection: Connection, on_loss: OnLoss) -> None:
         self._messages: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=self._read, args=(connection, on_loss), name="rank 0", daemon=True).start()
+        # Beside the thread that computes: that one may wait for a rank that has ended.
+        _in_background(self._read, connection, on_loss)
+        _in_background(self._beat, connection)
 
     def _read(self, connection: Connection, on_loss: OnLoss) -> None:
-        # Beside the thread that computes: that one may wait for a rank that has ended.
+        message = None
         try:
-            while (message := connection.recv()) is not None:
-                self._messages.put(message)
+            while connection.poll(SILENCE_SECONDS) and (message := connection.recv()) != END:
+                if message != BEAT:
+                    self._messages.put(message)
+            if message != END:
+                on_loss("nothing is heard of rank 0 of the model")
         except (EOFError, OSError):
             on_loss("rank 0 of the model has ended")
-        self._messages.put(None)
+        self._messages.put(END)
+
+    def _beat(self, connection: Connection) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection.send(BEAT)
+                time.sleep(BEAT_SECONDS)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._messages.get, None)
+        return iter(self._messages.get, END)
+
+
+def _in_background(work: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=work, args=arguments, name="ranks", daemon=True).start()
+
+
+def _reads_beat(connection: Connection) -> bool:
+    """Read what the rank has sent, which is a beat; False if it has ended."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        return False
+    return True
 
 
 def open_sender(group: mx.distributed.Group, on_loss: OnLoss) -> Sender:
@@ -107,7 +155,12 @@ def open_sender(group: mx.distributed.Group, on_loss: OnLoss) -> Sender:
 
 
 def open_receiver(group: mx.distributed.Group, on_loss: OnLoss) -> Receiver:
-    host, port, key = json.loads(_shared(group, b""))
+    """The other side of `open_sender`. Raises ChannelBroken if rank 0 has ended."""
+    address = _shared(group, b"")
+    if not address:
+        # mx.distributed goes on with zeros if it breaks.
+        raise ChannelBroken("rank 0 of the model cannot be reached")
+    host, port, key = json.loads(address)
     connection = Client((host, port), authkey=bytes.fromhex(key))
     connection.send(group.rank())
     return Receiver(connection, on_loss)
