@@ -455,4 +455,7 @@ class RankSettings(Settings):
             raise ValueError(f"--{given[0].replace('_', '-')}: needs --launch{hint}")
         if self.hostfile is not None and self.hosts:
             raise ValueError("--hosts: the file that --hostfile names has the hosts already")
+        ports = self.repeat_hosts * max(1, len(self.hosts))
+        if self.starting_port is not None and self.starting_port + ports - 1 > 65535:
+            raise ValueError(f"--starting-port: {ports} ports are needed, and the last one is 65535")
         return self

@@ -159,7 +159,12 @@ def refused(*arguments: str) -> str:
 
 def test_a_model_that_cannot_be_shared_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert "it has 4 attention heads" in refused("demo", "-n", "3")
-    assert "cannot deal out the layers of llama; it can without --pipeline" in refused("demo", "-n", "2", "--pipeline")
     folder = families.write("qwen3_next", tmp_path / "model")
     assert "cannot split the layers of qwen3_next; --pipeline can" in refused(str(folder), "-n", "2")
-    assert "1 heads of keys and values" in refused("demo", "-n", "2", "--shard-draft")
+
+
+def test_a_killed_launcher_takes_the_processes_along(shared: Start) -> None:
+    served = shared("demo")
+    ranks = [rank_of(served, rank) for rank in (0, 1)]
+    served.process.kill()
+    assert psutil.wait_procs(ranks, timeout=120)[1] == []

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+import psutil
 import typer
 
 from parallm_openai.cli.failure import fail, say
@@ -22,6 +24,13 @@ from parallm_openai.settings import RankSettings, ServerSettings
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 # The line that tells rank 0 to stop.
 STOP = b"stop"
+# Once one rank has ended, the others have so many seconds.
+LATE_SECONDS = 20
+# And so many, once the user does not want to wait.
+FORCED_SECONDS = 5
+# Hands on what it reads, and says to stop when whoever writes has ended, be it killed. mlx.launch's input stays open
+# that long: at its end, mlx.launch would read on without a rest.
+KEEPER = "trap '' INT HUP TERM; cat; echo stop; while kill -0 \"$1\" 2>/dev/null; do sleep 1; done"
 
 
 def is_rank() -> bool:
@@ -36,30 +45,75 @@ def launch(settings: RankSettings) -> NoReturn:
         fail("--launch: mlx.launch is not here; it comes with mlx")
     # The processes know by their rank that they need not launch others.
     own = [sys.executable, "-m", "parallm_openai", *sys.argv[1:]]
-    reads, writes = os.pipe()
-    # mlx.launch holds its own input open: at its end it would read on without a rest.
-    ranks = subprocess.Popen(
-        [launcher, *_arguments(settings), "--", *own], stdin=reads, pass_fds=(writes,), start_new_session=True
+    ranks_read, keeper_writes = os.pipe()
+    ranks = subprocess.Popen([launcher, *_arguments(settings), "--", *own], stdin=ranks_read, start_new_session=True)
+    keeper = subprocess.Popen(
+        ["/bin/sh", "-c", KEEPER, "keeper", str(ranks.pid)],
+        stdin=subprocess.PIPE,
+        stdout=keeper_writes,
+        start_new_session=True,
     )
-    os.close(reads)
-    told = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if told:
-            os.killpg(ranks.pid, signal.SIGTERM)
-        told = True
-        with suppress(BrokenPipeError):
-            os.write(writes, STOP + b"\n")
-
+    os.close(ranks_read)
+    os.close(keeper_writes)
+    assert keeper.stdin is not None
+    signals = _Signals(ranks, keeper.stdin.fileno())
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
-    status = ranks.wait()
-    if told:
+        signal.signal(number, signals)
+    status = _ended(ranks)
+    if signals.count > 1:
+        _kill_late(ranks)
+    if signals.count:
         raise typer.Exit
     say("the ranks have ended; the lines above say why")
     # mlx.launch itself ends well whatever becomes of them.
     raise typer.Exit(status if status > 0 else 1)
+
+
+class _Signals:
+    """The first signal tells the ranks to finish, the second not to wait for requests, the third ends them."""
+
+    def __init__(self, ranks: subprocess.Popen[bytes], writes: int) -> None:
+        self._ranks, self._writes = ranks, writes
+        self.count = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            _kill(self._ranks, signal.SIGTERM if self.count == 2 else signal.SIGKILL)
+        with suppress(OSError):
+            os.write(self._writes, STOP + b"\n")
+
+
+def _ended(ranks: subprocess.Popen[bytes]) -> int:
+    """Wait for mlx.launch. If a rank has ended, and another does not although it is told to, kill it."""
+    launched = psutil.Process(ranks.pid)
+    most, late = 0, 0
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return ranks.wait(1)
+        with suppress(psutil.Error):
+            here = len(launched.children())
+            most = max(most, here)
+            late = late + 1 if here < most else 0
+        if late > LATE_SECONDS:
+            say("a rank has ended, and another does not; it is killed")
+            _kill(ranks, signal.SIGKILL)
+
+
+def _kill_late(ranks: subprocess.Popen[bytes]) -> None:
+    """Kill the ranks that are still here some seconds after mlx.launch: SIGTERM does not end one that is stopped."""
+    for _ in range(FORCED_SECONDS * 10):
+        try:
+            os.killpg(ranks.pid, 0)
+        except OSError:
+            return
+        time.sleep(0.1)
+    _kill(ranks, signal.SIGKILL)
+
+
+def _kill(ranks: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(ranks.pid, number)
 
 
 def _arguments(settings: RankSettings) -> Iterator[str]:

@@ -39,8 +39,12 @@ def join_ranks(settings: RankSettings) -> Ranks | None:
 def _joined(settings: RankSettings) -> Ranks | None:
     from parallm_openai.distributed.ranks import join
 
+    def waiting() -> None:
+        if os.environ.get("MLX_RANK") == "0":
+            say("waiting for the other ranks")
+
     try:
-        return join(pipeline=settings.pipeline, on_loss=_end_at_once)
+        return join(pipeline=settings.pipeline, on_loss=_end_at_once, on_waiting=waiting)
     except RuntimeError as error:
         fail(f"the other processes cannot be reached: {error}")
 
@@ -67,11 +71,23 @@ def follow_rank_0(model: ModelSettings, drafting: DraftSettings, settings: RankS
 
 def _read_launcher() -> None:
     """Stop as by an interrupt once the launcher says so, or has ended."""
+    if sys.stdin is None:
+        return
     # mlx.launch hands on what it reads through a pipe, or a terminal of ssh. Another input's end says nothing.
     piped = stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
-    told = any(line.strip() == STOP for line in sys.stdin.buffer)
-    if told or piped:
+    if _stop_read(sys.stdin.fileno()) or piped:
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def _stop_read(file: int) -> bool:
+    """Whether a line says to stop, before the end. A thread that holds Python's own stdin would abort the exit."""
+    line = b""
+    while read := os.read(file, 1):
+        line = b"" if read == b"\n" else line + read
+        if line.strip() == STOP:
+            return True
+        line = line[-len(STOP) :]
+    return False
 
 
 def end_engine_on_loss(ranks: Ranks, engine: AsyncEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -18,12 +19,18 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+log = logging.getLogger(__name__)
+
 # A rank must be there this long after rank 0 waits for it.
 SECONDS = 60.0
+# All ranks say so often that they are there, and one that has been silent for so long counts as ended: a machine that
+# has lost its power or its network closes no connection.
+PULSE_SECONDS = 2.0
+SILENT_SECONDS = 20.0
+PULSE = "pulse"
+# Whoever waits longer for another rank says so.
+PATIENCE_SECONDS = 10.0
 ADDRESS_BYTES = 512
-# Each side says that it is there. A machine that has lost its power or its network breaks no connection.
-BEAT, END = "beat", "end"
-BEAT_SECONDS, SILENCE_SECONDS = 2.0, 15.0
 
 OnLoss = Callable[[str], None]
 """Called, from a thread of its own, with a sentence that says which rank has ended."""
@@ -36,12 +43,21 @@ class ChannelBroken(RuntimeError):
 class Sender:
     """Rank 0's side: a connection to each other rank, by its number."""
 
-    def __init__(self, connections: Mapping[int, Connection], on_loss: OnLoss) -> None:
+    def __init__(
+        self,
+        connections: Mapping[int, Connection],
+        on_loss: OnLoss,
+        *,
+        pulse: float = PULSE_SECONDS,
+        silence: float = SILENT_SECONDS,
+    ) -> None:
         self._connections = connections
+        self._closed = threading.Event()
+        # The engine's thread, the one that ends the server and the pulse all send.
         self._sending = threading.Lock()
-        self._closed = False
-        _in_background(self._watch, on_loss)
-        _in_background(self._beat)
+        # Two threads: a rank that does not read may hold up who sends, but not who notices.
+        threading.Thread(target=self._watch, args=(on_loss, pulse, silence), name="ranks", daemon=True).start()
+        threading.Thread(target=self._beat, args=(pulse,), name="pulse", daemon=True).start()
 
     def send(self, message: object) -> None:
         try:
@@ -51,79 +67,111 @@ class Sender:
         except OSError as error:
             raise ChannelBroken("another rank has ended") from error
 
+    def confirm(self) -> None:
+        """Raises ChannelBroken if another rank has ended: the ring then hands out numbers that nobody has computed."""
+        if any(map(_has_ended, self._connections.values())):
+            raise ChannelBroken("another rank has ended")
+
     def close(self) -> None:
         """Tell the other ranks that there is nothing more to do."""
-        self._closed = True
+        self._closed.set()
         with contextlib.suppress(ChannelBroken):
-            self.send(END)
+            self.send(None)
 
-    def _beat(self) -> None:
+    def _beat(self, pulse: float) -> None:
         with contextlib.suppress(ChannelBroken):
-            while not self._closed:
-                time.sleep(BEAT_SECONDS)
-                self.send(BEAT)
+            while not self._closed.wait(pulse):
+                self.send(PULSE)
 
-    def _watch(self, on_loss: OnLoss) -> None:
-        said = self._loss()
-        if not self._closed:
-            on_loss(said)
-
-    def _loss(self) -> str:
-        """Wait for a rank that ends, or says nothing any more."""
+    def _watch(self, on_loss: OnLoss, pulse: float, silence: float) -> None:
         heard = dict.fromkeys(self._connections, time.monotonic())
-        while True:
-            ready = wait(list(self._connections.values()), BEAT_SECONDS)
+        lost = None
+        while lost is None:
+            ready = wait(list(self._connections.values()), pulse)
             for rank, connection in self._connections.items():
-                if connection in ready and not _reads_beat(connection):
-                    return f"rank {rank} of the model has ended"
                 if connection in ready:
-                    heard[rank] = time.monotonic()
-                elif time.monotonic() - heard[rank] > SILENCE_SECONDS:
-                    return f"nothing is heard of rank {rank} of the model"
+                    try:
+                        connection.recv_bytes()
+                        heard[rank] = time.monotonic()
+                    except (EOFError, OSError):
+                        lost = _ended(rank)
+                elif time.monotonic() - heard[rank] > silence:
+                    lost = _silent(rank, silence)
+        if not self._closed.is_set():
+            on_loss(lost)
 
 
 class Receiver:
     """Another rank's side: what rank 0 sends, in order, until it closes."""
 
-    def __init__(self, connection: Connection, on_loss: OnLoss) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        on_loss: OnLoss,
+        *,
+        pulse: float = PULSE_SECONDS,
+        silence: float = SILENT_SECONDS,
+    ) -> None:
         self._messages: SimpleQueue[Any] = SimpleQueue()
-        # Beside the thread that computes: that one may wait for a rank that has ended.
-        _in_background(self._read, connection, on_loss)
-        _in_background(self._beat, connection)
+        # Both beside the thread that computes: that one may wait for a rank that has ended.
+        threading.Thread(target=self._read, args=(connection, on_loss, silence), name="rank 0", daemon=True).start()
+        threading.Thread(target=self._beat, args=(connection, pulse), name="pulse", daemon=True).start()
 
-    def _read(self, connection: Connection, on_loss: OnLoss) -> None:
-        message = None
+    def _read(self, connection: Connection, on_loss: OnLoss, silence: float) -> None:
         try:
-            while connection.poll(SILENCE_SECONDS) and (message := connection.recv()) != END:
-                if message != BEAT:
+            while True:
+                if not connection.poll(silence):
+                    on_loss(_silent(0, silence))
+                    break
+                message = connection.recv()
+                if message is None:
+                    break
+                if message != PULSE:
                     self._messages.put(message)
-            if message != END:
-                on_loss("nothing is heard of rank 0 of the model")
-        except (EOFError, OSError):
-            on_loss("rank 0 of the model has ended")
-        self._messages.put(END)
+        except Exception:  # Also a message that has been cut off.
+            on_loss(_ended(0))
+        self._messages.put(None)
 
-    def _beat(self, connection: Connection) -> None:
+    def _beat(self, connection: Connection, pulse: float) -> None:
+        # Who reads notices the end.
         with contextlib.suppress(OSError):
             while True:
-                connection.send(BEAT)
-                time.sleep(BEAT_SECONDS)
+                connection.send_bytes(b"")
+                time.sleep(pulse)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._messages.get, END)
+        return iter(self._messages.get, None)
 
 
-def _in_background(work: Callable[..., None], *arguments: Any) -> None:
-    threading.Thread(target=work, args=arguments, name="ranks", daemon=True).start()
+def _has_ended(connection: Connection) -> bool:
+    """Whether the other side is gone, without taking what it has sent."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as other:
+        try:
+            return not other.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
-def _reads_beat(connection: Connection) -> bool:
-    """Read what the rank has sent, which is a beat; False if it has ended."""
+def _ended(rank: int) -> str:
+    return f"rank {rank} of the model has ended"
+
+
+def _silent(rank: int, seconds: float) -> str:
+    return f"rank {rank} of the model has not been heard of for {seconds:.0f} s"
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """For the length of a block that other ranks may make wait for ever: the log says so if it takes long."""
+    late = threading.Timer(PATIENCE_SECONDS, log.warning, ("still waiting for the other ranks",))
+    late.daemon = True
+    late.start()
     try:
-        connection.recv()
-    except (EOFError, OSError):
-        return False
-    return True
+        yield
+    finally:
+        late.cancel()
 
 
 def open_sender(group: mx.distributed.Group, on_loss: OnLoss) -> Sender:
@@ -134,7 +182,8 @@ def open_sender(group: mx.distributed.Group, on_loss: OnLoss) -> Sender:
     key = secrets.token_bytes(32)
     host = _own_address()
     listener = Listener((host, 0), authkey=key)
-    _shared(group, json.dumps([host, listener.address[1], key.hex()]).encode())
+    with patience():
+        _shared(group, json.dumps([host, listener.address[1], key.hex()]).encode())
     come: dict[int, Connection] = {}
 
     def accept() -> None:
@@ -156,11 +205,11 @@ def open_sender(group: mx.distributed.Group, on_loss: OnLoss) -> Sender:
 
 def open_receiver(group: mx.distributed.Group, on_loss: OnLoss) -> Receiver:
     """The other side of `open_sender`. Raises ChannelBroken if rank 0 has ended."""
-    address = _shared(group, b"")
-    if not address:
-        # mx.distributed goes on with zeros if it breaks.
-        raise ChannelBroken("rank 0 of the model cannot be reached")
-    host, port, key = json.loads(address)
+    try:
+        host, port, key = json.loads(_shared(group, b""))
+    except ValueError as error:
+        # mx.distributed goes on with any numbers if it breaks.
+        raise ChannelBroken("rank 0 of the model cannot be reached") from error
     connection = Client((host, port), authkey=bytes.fromhex(key))
     connection.send(group.rank())
     return Receiver(connection, on_loss)

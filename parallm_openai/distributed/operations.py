@@ -61,6 +61,10 @@ class Leader:
             self._sender.send(Operation(self._dropped.pop(), "drop"))
         self._sender.send(operation)
 
+    def confirm(self) -> None:
+        """Raises ChannelBroken if what has just been computed cannot be trusted, because another rank has ended."""
+        self._sender.confirm()
+
     def end(self) -> None:
         """The other ranks may go."""
         self._sender.close()

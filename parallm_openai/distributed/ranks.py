@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 
-from parallm_openai.distributed.channel import OnLoss, Receiver, Sender, open_receiver, open_sender
+from parallm_openai import __version__
+from parallm_openai.distributed.channel import OnLoss, Receiver, Sender, open_receiver, open_sender, patience
 from parallm_openai.models.load_error import ModelLoadError, sentence
 from parallm_openai.models.mixers import leaves
 
@@ -61,8 +66,10 @@ class Ranks:
     def split(self, model: nn.Module, config: dict[str, Any]) -> None:
         """Leave this process's share of the model. Its arrays may be lazy: then the rest is never read.
 
-        Raises ModelLoadError if mlx-lm cannot split the family, or not into so many parts.
+        Raises ModelLoadError if mlx-lm cannot split the family, or not into so many parts, or if the ranks do not have
+        the same.
         """
+        self._check_same(model, config)
         try:
             if self.pipeline:
                 self._split_layers(model, config)
@@ -70,6 +77,21 @@ class Ranks:
                 self._split_heads(model, config)
         except (ValueError, AssertionError, ZeroDivisionError) as error:
             raise ModelLoadError(f"the model cannot be shared by {self.size} processes: {sentence(error)}") from error
+
+    def _check_same(self, model: nn.Module, config: dict[str, Any]) -> None:
+        """Otherwise they would wait for each other for ever, or compute nonsense. Weights count by their shapes."""
+        arrays = dict(tree_flatten(model.parameters()))
+        shapes = [(name, array.shape, str(array.dtype)) for name, array in arrays.items()]
+        known = [__version__, version("mlx"), self.pipeline, config, shapes]
+        digest = sha256(json.dumps(known, sort_keys=True, default=str).encode()).digest()
+        own = np.array([1, *digest], dtype=np.int32)
+        with patience():
+            total = np.array(mx.distributed.all_sum(mx.array(own), group=self.group, stream=mx.cpu))
+        # The ring hands out anything at all if a rank has ended.
+        if total[0] != self.size:
+            raise ModelLoadError("another rank has ended")
+        if (total != own * self.size).any():
+            raise ModelLoadError("the ranks do not have the same model, or not the same version of this package or mlx")
 
     def _split_heads(self, model: nn.Module, config: dict[str, Any]) -> None:
         shard = getattr(model, "shard", None)
@@ -109,14 +131,16 @@ def _pipeline(model: nn.Module) -> Callable[[mx.distributed.Group], None] | None
     return getattr(getattr(model, "model", None), "pipeline", None)
 
 
-def join(*, pipeline: bool, on_loss: OnLoss) -> Ranks | None:
+def join(*, pipeline: bool, on_loss: OnLoss, on_waiting: Callable[[], None] = lambda: None) -> Ranks | None:
     """Wait for the other processes that mlx.launch has started; None if there is none.
 
-    Raises RuntimeError if they cannot be reached.
+    `on_waiting` is called before that: MLX then holds Python's lock, so that no thread could say anything. Raises
+    RuntimeError if they cannot be reached.
     """
     # An empty file of hosts is that of a single process.
     file = os.environ.get("MLX_HOSTFILE")
     if file and os.path.getsize(file) < 2:
         return None
+    on_waiting()
     group = mx.distributed.init(strict=True)
     return Ranks(group, pipeline, on_loss) if group.size() > 1 else None

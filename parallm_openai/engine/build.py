@@ -70,6 +70,8 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
         context_length=model.context_length,
         eos_ids=model.eos_token_ids,
     )
+    if leader is not None:
+        core.confirm = leader.confirm
     warm_up(core)
     return core
 

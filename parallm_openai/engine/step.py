@@ -65,6 +65,8 @@ class EngineCore:
         self._outputs: list[Output] = []
         # Takes outputs that a step has before its end, if there is somebody to take them.
         self.deliver: Callable[[list[Output]], None] | None = None
+        # Raises if what has been computed is not to be trusted, before anybody sees it.
+        self.confirm: Callable[[], None] = lambda: None
         # The rows that share what the step is doing now.
         self._sharing: list[Row] = []
 
@@ -162,6 +164,8 @@ class EngineCore:
 
     def _take_outputs(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
+        if outputs:
+            self.confirm()
         return outputs
 
     def _preempt(self, rows: Sequence[Row]) -> None:
