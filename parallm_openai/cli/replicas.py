@@ -32,7 +32,14 @@ POLL_SECONDS, WATCH_SECONDS, LOG_SECONDS = 0.2, 2.0, 1.5
 # Ray's store of large objects; requests and answers are none.
 OBJECT_STORE_BYTES = 128 * 2**20
 # Ray reads these, its own processes too. It would leave out lines of the log that are like others, and colour them.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+# It also kills a proxy that takes more than five seconds to start, as it does on a busy machine.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
 
 
 def check(settings: ServerSettings, tls: TlsSettings) -> None:
@@ -103,6 +110,7 @@ def _cluster(http_options: dict[str, Any]) -> Iterator[Any]:
     """Ray Serve in a cluster of this machine alone, which ends with the block."""
     import ray
     from ray import serve
+    from ray.exceptions import RayError
 
     try:
         with stage("starting Ray"):
@@ -115,7 +123,7 @@ def _cluster(http_options: dict[str, Any]) -> Iterator[Any]:
             )
             try:
                 serve.start(http_options=http_options, logging_config={"log_level": "WARNING"})
-            except RuntimeError as error:
+            except (RuntimeError, RayError) as error:
                 fail(f"Ray Serve could not be started: {_last_line(str(error))}")
         # Its news in this process are none for whoever has started it.
         logging.getLogger("ray.serve").setLevel(logging.WARNING)

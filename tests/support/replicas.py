@@ -34,7 +34,7 @@ class Cluster:
 
     @property
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=120)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {ADMIN}"}, timeout=240)
 
     def stats(self) -> dict[str, Any]:
         """The stats of every replica, by its name; none while there is no replica."""
