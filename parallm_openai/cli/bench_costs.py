@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from parallm_openai import interrupts
 from parallm_openai.bench.servers import own_server
 from parallm_openai.cli.bench_settings import TargetSettings
@@ -11,7 +9,6 @@ from parallm_openai.cli.failure import explained
 from parallm_openai.cli.simulated_model import CLOCKS, console, models_of, server_arguments, target_at, tell, text_of
 from parallm_openai.cli.simulation_settings import SimulationSettings
 from parallm_openai.cpu import prepare
-from parallm_openai.simulation.costs import StepCosts
 
 
 def measure_costs(servers: TargetSettings, simulation: SimulationSettings) -> None:
@@ -36,8 +33,4 @@ def measure_costs(servers: TargetSettings, simulation: SimulationSettings) -> No
             tell("measuring what serving adds")
             costs = with_serving(costs, target_at(url), text_tokens(url))
         costs.write(simulation.measure_costs)
-    _say(costs, simulation.measure_costs)
-
-
-def _say(costs: StepCosts, file: Path) -> None:
-    console.print(f"{file}: what steps of {costs.model} take on this machine")
+    console.print(f"{simulation.measure_costs}: what steps of {costs.model} take on this machine")

@@ -38,6 +38,13 @@ def is_rank() -> bool:
     return "MLX_RANK" in os.environ or int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
 
 
+def threads_of_each(processes: int) -> dict[str, str]:
+    """The variables by which so many processes share this machine's processors; none if the user has set them."""
+    if any(os.environ.get(name) for name in THREADS):
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+
+
 def launch(settings: RankSettings) -> NoReturn:
     """Start mlx.launch with this process's own arguments, and end as the ranks do: with 0 only if they were told to."""
     launcher = shutil.which("mlx.launch", path=sysconfig.get_path("scripts")) or shutil.which("mlx.launch")
@@ -127,9 +134,10 @@ def _arguments(settings: RankSettings) -> Iterator[str]:
     for flag, value in given.items():
         if value:
             yield from (flag, str(value))
-    if not settings.hosts and settings.hostfile is None and not any(os.environ.get(name) for name in THREADS):
+    if not settings.hosts and settings.hostfile is None:
         # Each would compute with as many threads as there are processors.
-        yield from ("--env", f"OMP_NUM_THREADS={max(1, (os.cpu_count() or 1) // settings.repeat_hosts)}")
+        for name, number in threads_of_each(settings.repeat_hosts).items():
+            yield from ("--env", f"{name}={number}")
     # Keys are for rank 0, and would show in lists of processes.
     secret = {option.variable for option in options_of(ServerSettings) if option.secret}
     for name, value in os.environ.items():

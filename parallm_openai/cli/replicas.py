@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from parallm_openai.cli.failure import BAD_USAGE, fail, say
-from parallm_openai.cli.launch import THREADS
+from parallm_openai.cli.launch import threads_of_each
 from parallm_openai.cli.loading import have_models
 from parallm_openai.cli.progress import stage
 from parallm_openai.interrupts import INTERRUPTED
@@ -219,10 +219,9 @@ def _actor_options(plan: Plan) -> dict[str, Any]:
     if gpus := ray.cluster_resources().get("GPU", 0):
         share = gpus / replicas
         options["num_gpus"] = min(1, share)
-    if not any(os.environ.get(name) for name in THREADS):
+    if threads := threads_of_each(replicas):
         # Ray would leave each replica one thread.
-        threads = max(1, (os.cpu_count() or 1) // replicas)
-        options["runtime_env"] = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        options["runtime_env"] = {"env_vars": threads}
     return options
 
 

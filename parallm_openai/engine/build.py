@@ -41,8 +41,8 @@ def build_core(model: LoadedModel, config: EngineConfig, draft: DraftSource = No
     leader = None if model.ranks is None else Leader(model.ranks.lead())
     abilities = probe(model.model, model.vocab_size)
     log.info("%s: %s batching (%s)", model.name, abilities.batching, abilities.reason)
-    if leader is not None and abilities.ragged is None:
-        raise UnsupportedModelError(f"{model.name} cannot be shared by processes: {abilities.reason}")
+    if leader is not None:
+        _required(abilities, f"{model.name} cannot be shared by processes")
     traits = ModelTraits(
         ragged=abilities.ragged is not None,
         recurrent=abilities.ragged is not None and abilities.ragged.recurrent,
@@ -83,14 +83,12 @@ def follow_core(model: LoadedModel, draft: LoadedModel | None = None) -> None:
     """
     assert model.ranks is not None
     operations = model.ranks.follow()
-    found = probe(model.model, model.vocab_size)
-    if found.ragged is None:
-        raise UnsupportedModelError(f"{model.name} cannot be shared by processes: {found.reason}")
+    ragged = _required(probe(model.model, model.vocab_size), f"{model.name} cannot be shared by processes")
     shares = {}
     if draft is not None:
-        ragged = _ragged(draft)
-        shares[DRAFT] = Share(LanguageModel(draft.model), ragged)
-    shares[TARGET] = Share(LanguageModel(model.model), found.ragged)
+        ragged_draft = _ragged(draft)
+        shares[DRAFT] = Share(LanguageModel(draft.model), ragged_draft)
+    shares[TARGET] = Share(LanguageModel(model.model), ragged)
     follow(operations, shares)
 
 
@@ -127,10 +125,14 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource, le
 
 
 def _ragged(draft: LoadedModel) -> Ragged:
-    found = probe(draft.model, draft.vocab_size)
-    if found.ragged is None:
-        raise UnsupportedModelError(f"{draft.name} cannot draft: {found.reason}")
-    return found.ragged
+    return _required(probe(draft.model, draft.vocab_size), f"{draft.name} cannot draft")
+
+
+def _required(abilities: Capabilities, refusal: str) -> Ragged:
+    """How a ragged cache serves a model that needs one."""
+    if abilities.ragged is None:
+        raise UnsupportedModelError(f"{refusal}: {abilities.reason}")
+    return abilities.ragged
 
 
 def _head(model: LoadedModel) -> MTPHead | None:

@@ -199,13 +199,13 @@ def _made_ready(model: nn.Module, config: dict[str, Any], ranks: Ranks | None) -
 
     def split(whole: nn.Module) -> None:
         if ranks is not None:
-            # A share of an adapter is none of its product.
-            weights.fuse_adapters(whole)
             ranks.split(whole, config)
 
     if weights.on_plain_cpu():
         model = weights.for_cpu(model, split)
-    else:
+    elif ranks is not None:
+        # A share of an adapter is none of its product.
+        weights.fuse_adapters(model)
         split(model)
     weights.evaluate(model)
     return model
