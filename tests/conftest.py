@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -38,6 +40,14 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
     """Starts further servers, for tests that need settings of their own."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(running_server(**options))
+
+
+@pytest.fixture(autouse=True)
+def _draws_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests without a seed are answered alike whenever the same test runs, and unlike in other tests."""
+    draws = Random(request.node.nodeid)
+    monkeypatch.setattr(secrets, "randbits", draws.getrandbits)
+    monkeypatch.setattr(secrets, "token_hex", lambda count=32: draws.randbytes(count).hex())
 
 
 @pytest.fixture
