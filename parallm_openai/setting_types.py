@@ -38,6 +38,11 @@ class Settings(BaseModel):
     has_variables: ClassVar[bool] = True
 
 
+def flag_of(field: str) -> str:
+    """How users write a field: `max_tokens` is `--max-tokens`, if its `Flag` names no other."""
+    return f"--{field.replace('_', '-')}"
+
+
 def _not_empty(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")

@@ -10,7 +10,7 @@ from queue import Queue
 import pytest
 
 from parallm_openai.distributed.channel import ChannelBroken, Receiver, Sender
-from parallm_openai.settings import RankSettings
+from parallm_openai.scaling_settings import RankSettings
 
 # Longer than anything takes here.
 NEVER = 1000.0

@@ -14,7 +14,8 @@ from support.processes import ROOT
 
 from parallm_openai.cli import replicas
 from parallm_openai.cli.replica_file import plan_of
-from parallm_openai.settings import ReplicaSettings, ServerSettings, TlsSettings
+from parallm_openai.scaling_settings import ReplicaSettings
+from parallm_openai.settings import ServerSettings, TlsSettings
 
 EXAMPLE = ROOT / "examples" / "serve_replicas.yaml"
 

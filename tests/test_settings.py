@@ -21,13 +21,12 @@ from parallm_openai.cli.flags import command_class
 from parallm_openai.cli.options import Option, options_of
 from parallm_openai.cli.peers import NO_EQUAL
 from parallm_openai.cli.settings_page import settings_page
+from parallm_openai.scaling_settings import RankSettings, ReplicaSettings
 from parallm_openai.setting_types import Flag, Settings
 from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
-    RankSettings,
-    ReplicaSettings,
     RequestDefaults,
     ServerSettings,
     TlsSettings,

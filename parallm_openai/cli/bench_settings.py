@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from parallm_openai.bench.load import STANDARD, Load, Sampling
 from parallm_openai.bench.targets import Way
-from parallm_openai.setting_types import Flag, NonEmpty, Repeatable, Settings, by_commas
+from parallm_openai.setting_types import Flag, NonEmpty, Repeatable, Settings, by_commas, flag_of
 
 PLOT_NEEDS = "needs matplotlib: pip install '.[bench]'"
 SAMPLING_FIELDS = {field.name for field in fields(Sampling)}
@@ -130,7 +130,7 @@ class LoadSettings(Settings):
                 f"--long-prompts: must be fewer than run at a time (--concurrency), which is {min(self.concurrency)}"
             )
         if self.standard and (given := self.model_fields_set & SAMPLING_FIELDS):
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+            flags = ", ".join(map(flag_of, sorted(given)))
             raise ValueError(f"--standard: says how to sample; leave out {flags}")
         return self
 

@@ -19,7 +19,8 @@ import typer
 
 from parallm_openai.cli.failure import fail, say
 from parallm_openai.cli.options import options_of
-from parallm_openai.settings import RankSettings, ServerSettings
+from parallm_openai.scaling_settings import RankSettings
+from parallm_openai.settings import ServerSettings
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 # The line that tells rank 0 to stop.

@@ -15,6 +15,7 @@ import typer
 
 from parallm_openai.api.visitors import is_loopback
 from parallm_openai.origins import ANY
+from parallm_openai.setting_types import flag_of
 from parallm_openai.settings import ServerSettings, TlsSettings
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def check_tls(settings: TlsSettings) -> None:
     """Raise ListenError unless the certificate and its key can be used."""
     for name in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"):
         if (file := getattr(settings, name)) is not None:
-            _check_readable(f"--{name.replace('_', '-')}", file)
+            _check_readable(flag_of(name), file)
     if settings.ssl_certfile is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

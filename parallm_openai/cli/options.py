@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from parallm_openai.setting_types import Flag, Settings
+from parallm_openai.setting_types import Flag, Settings, flag_of
 
 # The help has a column for what a flag takes. A longer list of choices goes into the description.
 WIDEST = 40
@@ -43,7 +43,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        return f"--{self.key}"
+        return flag_of(self.name)
 
     @property
     def keys(self) -> Iterator[str]:

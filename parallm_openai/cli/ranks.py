@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NoReturn
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
 from parallm_openai.cli.launch import STOP, is_rank
 from parallm_openai.cli.loading import load_draft, load_model
-from parallm_openai.settings import DraftSettings, ModelSettings, RankSettings
+from parallm_openai.scaling_settings import RankSettings
+from parallm_openai.setting_types import flag_of
+from parallm_openai.settings import DraftSettings, ModelSettings
 
 if TYPE_CHECKING:
     from parallm_openai.distributed.ranks import Ranks
@@ -32,7 +34,7 @@ def join_ranks(settings: RankSettings) -> Ranks | None:
             threading.Thread(target=_read_launcher, name="launcher", daemon=True).start()
     for name in ("pipeline", "shard_draft") if ranks is None else ():
         if getattr(settings, name):
-            fail(f"--{name.replace('_', '-')}: needs several processes; --launch starts them", BAD_USAGE)
+            fail(f"{flag_of(name)}: needs several processes; --launch starts them", BAD_USAGE)
     return ranks
 
 

@@ -9,15 +9,9 @@ from typing import Any
 
 from parallm_openai.cli.options import options_of
 from parallm_openai.replicas.plan import Plan
+from parallm_openai.scaling_settings import ReplicaSettings
 from parallm_openai.setting_types import Settings
-from parallm_openai.settings import (
-    DraftSettings,
-    EngineConfig,
-    ModelSettings,
-    ReplicaSettings,
-    RequestDefaults,
-    ServerSettings,
-)
+from parallm_openai.settings import DraftSettings, EngineConfig, ModelSettings, RequestDefaults, ServerSettings
 
 KINDS: dict[str, type[Settings]] = {
     "model": ModelSettings,

@@ -23,12 +23,11 @@ from parallm_openai.cli.replicas import check as check_replicas
 from parallm_openai.cli.replicas import serve_replicas
 from parallm_openai.cpu import prepare
 from parallm_openai.replicas.plan import Plan
+from parallm_openai.scaling_settings import RankSettings, ReplicaSettings
 from parallm_openai.settings import (
     DraftSettings,
     EngineConfig,
     ModelSettings,
-    RankSettings,
-    ReplicaSettings,
     RequestDefaults,
     ServerSettings,
     TlsSettings,

@@ -12,14 +12,13 @@ from parallm_openai.cli.generate import PromptSettings
 from parallm_openai.cli.options import Option, options_of
 from parallm_openai.cli.sampling import ChatSampling, PromptSampling
 from parallm_openai.cli.simulation_settings import SimulationSettings
+from parallm_openai.scaling_settings import RankSettings, ReplicaSettings
 from parallm_openai.setting_types import Settings
 from parallm_openai.settings import (
     ConfigFile,
     DraftSettings,
     EngineConfig,
     ModelSettings,
-    RankSettings,
-    ReplicaSettings,
     RequestDefaults,
     ServerSettings,
     SpeculationConfig,

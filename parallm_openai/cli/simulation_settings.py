@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from parallm_openai.setting_types import Flag, Repeatable, Settings, by_commas
+from parallm_openai.setting_types import Flag, Repeatable, Settings, by_commas, flag_of
 from parallm_openai.settings import EngineConfig
 
 SIMULATION_NEEDS = "needs simpy: pip install '.[simulate]'"
@@ -169,7 +169,7 @@ class SimulationSettings(Settings):
 
 
 def _flag(field: str) -> str:
-    return f"--{field.removesuffix('_file').replace('_', '-')}"
+    return flag_of(field.removesuffix("_file"))
 
 
 def _engine_config(pairs: tuple[str, ...]) -> EngineConfig:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallm_openai.settings import (
-    DraftSettings,
-    EngineConfig,
-    ModelSettings,
-    ReplicaSettings,
-    RequestDefaults,
-    ServerSettings,
-)
+from parallm_openai.scaling_settings import ReplicaSettings
+from parallm_openai.settings import DraftSettings, EngineConfig, ModelSettings, RequestDefaults, ServerSettings
 
 
 @dataclass(frozen=True)
