@@ -19,6 +19,10 @@ settings.load_profile("tests")
 # Commands without --model work with the bundled pair, whatever has been fetched on this machine.
 os.environ["PARALLM_MODEL"] = "demo"
 
+# Tests side by side share the processors: with more threads than those, each waits for the others' most of the time.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 # A failed assertion in a helper shows its values, as one in a test does.
 pytest.register_assert_rewrite("support")
 

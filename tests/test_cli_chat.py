@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from support.servers import RunningServer
 from typer.testing import CliRunner
 
 from parallm_openai.cli import app
+from parallm_openai.cli.answers import AnswerError, Piece, Screen
 
 QUESTION = "What is the capital of France?"
 
@@ -132,6 +134,30 @@ def test_a_message_that_does_not_fit_is_refused_and_not_kept(server: RunningServ
     result = with_server(server, "x " * 9000, QUESTION)
     assert "maximum context length" in result.stderr
     assert result.stdout.strip() == answer_to(server, user(QUESTION))
+
+
+# Terminals
+
+
+class ATerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+# Moves the cursor, sets the window's title by ESC and by its eight-bit form, rings, and hides what stands before.
+HOSTILE = "a\x1b[2J\x1b]0;t\x07\x9d0;t\x9c\x08\rb\x7f"
+
+
+def test_an_answer_cannot_steer_the_terminal() -> None:
+    terminal, file = ATerminal(), io.StringIO()
+    Screen(terminal, terminal).show(Piece(f"{HOSTILE}\tcaf\u00e9\r\n\U0001f600"))
+    assert terminal.getvalue() == "a\ufffd[2J\ufffd]0;t\ufffd\ufffd0;t\ufffd\ufffdb\ufffd\tcaf\u00e9\n\U0001f600"
+    Screen(file, file).show(Piece(HOSTILE))
+    assert file.getvalue() == HOSTILE
+
+
+def test_what_a_server_says_of_an_error_cannot_either() -> None:
+    assert str(AnswerError(HOSTILE)).isprintable()
 
 
 # Servers

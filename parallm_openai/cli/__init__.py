@@ -5,14 +5,12 @@ Each command has a module of its own. What takes long to import waits until a co
 
 from __future__ import annotations
 
-import io
-import sys
 from typing import Annotated
 
 import typer
 
 from parallm_openai import __version__, interrupts
-from parallm_openai.cli import bench, chat, doctor, generate, models, serve
+from parallm_openai.cli import bench, chat, doctor, generate, models, serve, streams
 from parallm_openai.cli.command import options_of_command
 from parallm_openai.cli.flags import command_class
 
@@ -42,12 +40,10 @@ app.add_typer(models.app)
 
 def main() -> None:
     interrupts.install()
-    for stream in (sys.stdout, sys.stderr):
-        # A model may write what is no character, and a terminal may lack some.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    streams.prepare()
     try:
-        app()
+        with streams.full_explained():
+            app()
     except SystemExit as end:
         if end.code == interrupts.INTERRUPTED:
             # Python's own end could abort in threads of MLX that still run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,8 +24,21 @@ READ_SECONDS = 1800
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
+# What moves a terminal's cursor or changes its settings, but for ends of lines and tabs.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 class AnswerError(Exception):
     """There is no answer, or only a part of one; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        # It may have a server's words.
+        super().__init__(without_controls(message))
+
+
+def without_controls(text: str) -> str:
+    """The text as a terminal may show it, whoever has written it. An end of a line of Windows becomes a plain one."""
+    return CONTROLS.sub(lambda found: "" if found[0] == "\r" else "\N{REPLACEMENT CHARACTER}", text)
 
 
 @dataclass
@@ -241,7 +255,7 @@ class Screen:
         if piece.thought != self._thinking:
             self._turn(piece.thought)
         stream = self._thoughts if piece.thought else self._text
-        stream.write(piece.text)
+        stream.write(without_controls(piece.text) if stream.isatty() else piece.text)
         stream.flush()
 
     def end(self) -> None:

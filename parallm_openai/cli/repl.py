@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from parallm_openai import interrupts
-from parallm_openai.cli.answers import AnswerError, Cost, Message, Piece, Screen, Source
+from parallm_openai.cli.answers import AnswerError, Cost, Message, Piece, Screen, Source, without_controls
 from parallm_openai.cli.options import Option, options_of
 from parallm_openai.cli.sampling import ChatSampling
 
@@ -210,7 +210,7 @@ def converse(chat: Chat) -> None:
         # Importing it gives `input` its editing keys and history.
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401
-        typer.secho(f"{chat.source.name}. /help lists commands, Ctrl-D leaves.", dim=True)
+        typer.secho(f"{without_controls(chat.source.name)}. /help lists commands, Ctrl-D leaves.", dim=True)
     # One that comes just after an answer must not end the conversation.
     with interrupts.ignored():
         while (text := _entered()) is not None:

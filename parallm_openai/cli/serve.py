@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parallm_openai import interrupts, logs
+from parallm_openai.cli import streams
 from parallm_openai.cli.command import with_settings
 from parallm_openai.cli.failure import BAD_USAGE, explained, fail, say
 from parallm_openai.cli.launch import is_rank, launch
@@ -60,6 +61,7 @@ def serve(
     a key of the file that --config names (port). A flag wins over a variable,
     and a variable wins over the file.
     """
+    streams.let_output_fail()
     if replicas.replicas is not None:
         check_replicas(settings, tls)
         if sharing.launch or is_rank():
