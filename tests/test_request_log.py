@@ -95,6 +95,12 @@ def test_no_path_writes_a_line_of_its_own(speculating: RunningServer, lines: Lin
     assert line.isprintable()
 
 
+def test_a_head_is_told_from_a_get(speculating: RunningServer, lines: Lines) -> None:
+    with speculating.client as client:
+        assert client.head("/nowhere").status_code == client.get("/nowhere").status_code == 404
+    assert [line.split()[:3] for line in lines(2)] == [["HEAD", "/nowhere", "404"], ["GET", "/nowhere", "404"]]
+
+
 def test_a_client_that_leaves_is_told_from_one_that_stays(speculating: RunningServer, lines: Lines) -> None:
     body = CHAT | {"max_tokens": 3000, "ignore_eos": True, "stream": True}
     with speculating.client as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:

@@ -30,7 +30,7 @@ from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders
 from parallm_openai.api.ollama import embed as ollama_embed
 from parallm_openai.api.ollama import models as ollama_models
 from parallm_openai.api.ollama import routes as ollama
-from parallm_openai.api.paths import Paths
+from parallm_openai.api.paths import Heads, Paths
 from parallm_openai.api.request_log import RequestLog
 from parallm_openai.api.response_store import Responses
 from parallm_openai.api.route import BODIES_HELD, Bodies, ClientGone
@@ -122,6 +122,7 @@ def create_app(
         from parallm_openai.api.tracing.spans import Tracing
 
         app.add_middleware(Tracing, traces=traces, model=model.name)
+    app.add_middleware(Heads)
     app.add_middleware(RequestLog, metrics=state.metrics)
     app.add_middleware(RequestHeaders)
     app.add_middleware(Paths, root_path=settings.root_path or "")

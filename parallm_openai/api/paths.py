@@ -14,7 +14,7 @@ BARE = ("/chat/completions", "/completions", "/responses", "/models", "/embeddin
 
 
 class Paths:
-    """Passes such requests on as the routes know them. The server itself leaves the body of a HEAD's answer out.
+    """Passes requests on under the paths that the routes know.
 
     What looks at a path inside, above all at whether it needs a key, sees one without `root_path`.
     """
@@ -36,6 +36,16 @@ class Paths:
             if any(path == bare or path.startswith(f"{bare}/") for bare in BARE):
                 path = PREFIX + path
             scope = {**scope, "path": path}
-            if scope["method"] == "HEAD":
-                scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
+
+
+class Heads:
+    """Passes a HEAD on as the GET that it asks about. The server itself leaves the body of the answer out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
         await self.app(scope, receive, send)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from parallm_openai.api import errors
 from parallm_openai.api.middleware import Body, Failures, Keys, RequestHeaders, given_keys
-from parallm_openai.api.paths import Paths
+from parallm_openai.api.paths import Heads, Paths
 from parallm_openai.api.request_log import asked, log_answer
 from parallm_openai.api.route import BODIES_HELD, INLINE_BYTES, Bodies, Share
 from parallm_openai.api.visitors import Cors, Gate, Visitors
@@ -72,6 +72,7 @@ def create_ingress(replicas: Replicas, settings: ServerSettings, most: int = 1) 
     app.add_middleware(Keys, keys=settings.api_keys, admin_keys=settings.admin_keys)
     app.add_middleware(Gate, visitors=visitors)
     app.add_middleware(Cors, visitors=visitors)
+    app.add_middleware(Heads)
     app.add_middleware(OwnAnswers)
     app.add_middleware(RequestHeaders)
     app.add_middleware(Paths, root_path=settings.root_path or "")
