@@ -95,10 +95,12 @@ def _stop_read(file: int) -> bool:
 def end_engine_on_loss(ranks: Ranks, engine: AsyncEngine) -> None:
     """From now on, if another rank ends, so do all requests, with an error; and then the server."""
 
+    from parallm_openai.api.serving import leave
+
     def lost(said: str) -> None:
         say(said)
         # The engine's thread may wait for that rank for ever.
-        threading.Timer(SECONDS, _end_at_once, (said,)).start()
+        threading.Timer(SECONDS, leave, (1,)).start()
         engine.fail(RuntimeError(said))
 
     ranks.on_loss = lost
