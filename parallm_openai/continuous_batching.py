@@ -43,7 +43,7 @@ class AsyncContinuousBatchingEngine:
 
     def __init__(self, model: nn.Module, tokenizer: TokenizerWrapper, config: BatchConfig | None = None) -> None:
         # Imported here: `prepare` must come before mlx, and can if importing this module imports no mlx.
-        from parallm_openai.engine.worker import AsyncEngine
+        from parallm_openai.engine.async_engine import AsyncEngine
 
         chosen = config or BatchConfig()
         loaded = LoadedModel.of(model, tokenizer, _config_of(model), name="model", path=Path())

@@ -15,7 +15,7 @@ from support.responses import WEATHER, client, create
 from support.servers import RunningServer
 
 from parallm_openai.api.schemas.responses import ResponsesRequest
-from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.settings import ServerSettings
 
 QUESTION = {"role": "user", "content": "What is the weather in Paris?"}

@@ -21,9 +21,10 @@ from support import embedding_models, families
 from support.errors import assert_error
 from support.servers import RunningServer, running_server
 
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.embedder import Embedder
 from parallm_openai.engine.embedding_queue import MOST_WAITING, EmbeddingFailed, EmbeddingQueue
-from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
+from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
 from parallm_openai.models.embedding import Pooling
 from parallm_openai.models.loading import LoadedModel, ModelLoadError, load
 from parallm_openai.settings import EngineConfig, ServerSettings

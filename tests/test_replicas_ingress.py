@@ -14,7 +14,7 @@ from starlette.types import Message
 from support.servers import demo_draft, demo_target
 
 from parallm_openai.api.app import create_app
-from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.replicas.calls import QUICK_POSTS, Call, ReplicaLost, TooManyWaiting, Whole
 from parallm_openai.replicas.exchange import Exchange
 from parallm_openai.replicas.ingress import ATTEMPTS, create_ingress

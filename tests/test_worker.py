@@ -14,8 +14,9 @@ from support import tiny
 from support.tiny import greedy, reference
 
 from parallm_openai.engine import worker
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.request import FinishReason, Output
-from parallm_openai.engine.worker import AsyncEngine, Engine, EngineStoppedError, QueueFullError
+from parallm_openai.engine.worker import Engine, EngineStoppedError, QueueFullError
 
 
 class Outbox:
@@ -157,7 +158,7 @@ def test_a_core_that_cannot_be_built_fails_the_start() -> None:
 
 @pytest.fixture
 def async_engine(monkeypatch: pytest.MonkeyPatch) -> AsyncEngine:
-    monkeypatch.setattr("parallm_openai.engine.worker.build_core", lambda model, config, draft: tiny.core())
+    monkeypatch.setattr("parallm_openai.engine.async_engine.build_core", lambda model, config, draft: tiny.core())
     return AsyncEngine(_Loaded(), tiny.core().config)  # type: ignore[arg-type]
 
 

@@ -38,7 +38,7 @@ from parallm_openai.api.serving import InFlight, Interruptible
 from parallm_openai.api.state import AppState
 from parallm_openai.api.tracing.configuration import traces_of_environment
 from parallm_openai.api.visitors import Cors, Gate, Visitors
-from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
 from parallm_openai.text.defaults import Defaults

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from parallm_openai.api.running import RunningResponse
-    from parallm_openai.engine.worker import AsyncEngine
+    from parallm_openai.engine.async_engine import AsyncEngine
     from parallm_openai.text.generation import Generation
 
 MODEL = "model_name"

@@ -16,9 +16,9 @@ from parallm_openai.api.owners import Owners
 from parallm_openai.api.response_store import Responses, ResponsesHere, ResponseStore
 from parallm_openai.api.snapshot import Snapshot
 from parallm_openai.api.workers import Threads
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.embedder import Embedder
 from parallm_openai.engine.embedding_queue import EmbeddingQueue
-from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import ServerSettings
 from parallm_openai.text.defaults import Defaults

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from parallm_openai.bench.load import Request
 from parallm_openai.bench.samples import Sample
 from parallm_openai.bench.targets import Client, RequestFailed, Way
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.build import DraftSource
 from parallm_openai.engine.request import SamplingParams
-from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
+from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
 from parallm_openai.models.loading import LoadedModel
 from parallm_openai.settings import EngineConfig
 from parallm_openai.text.description import TextDescription

@@ -16,7 +16,7 @@ from parallm_openai.catalog.sizes import in_bytes
 from parallm_openai.settings import EngineConfig
 
 if TYPE_CHECKING:
-    from parallm_openai.engine.worker import AsyncEngine
+    from parallm_openai.engine.async_engine import AsyncEngine
     from parallm_openai.models.loading import LoadedModel
 
 Facts = list[tuple[str, str]]

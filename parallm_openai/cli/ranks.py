@@ -19,7 +19,7 @@ from parallm_openai.settings import DraftSettings, ModelSettings
 
 if TYPE_CHECKING:
     from parallm_openai.distributed.ranks import Ranks
-    from parallm_openai.engine.worker import AsyncEngine
+    from parallm_openai.engine.async_engine import AsyncEngine
 
 # Once another rank has ended, requests have so many seconds to be answered with an error.
 SECONDS = 5.0

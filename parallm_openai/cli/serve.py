@@ -36,8 +36,8 @@ from parallm_openai.settings import (
 
 if TYPE_CHECKING:
     from parallm_openai.api.serving import HttpServer
+    from parallm_openai.engine.async_engine import AsyncEngine
     from parallm_openai.engine.build import DraftSource
-    from parallm_openai.engine.worker import AsyncEngine
     from parallm_openai.models.loading import LoadedModel
     from parallm_openai.text.defaults import Defaults
 
@@ -125,7 +125,7 @@ def _check_that_keys_are_there(settings: ServerSettings) -> None:
 def _run(service: _Service) -> tuple[HttpServer, AsyncEngine]:
     """Serve until the end."""
     from parallm_openai.cli.listener import allow_many_connections
-    from parallm_openai.engine.worker import AsyncEngine
+    from parallm_openai.engine.async_engine import AsyncEngine
 
     with explained(), stage("warming up"):
         engine = AsyncEngine(service.target, service.config, service.draft)

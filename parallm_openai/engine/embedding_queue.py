@@ -15,9 +15,10 @@ from itertools import islice, zip_longest
 
 import numpy as np
 
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.embedder import Embedder
 from parallm_openai.engine.row import describe
-from parallm_openai.engine.worker import AsyncEngine, EngineStoppedError, QueueFullError
+from parallm_openai.engine.worker import EngineStoppedError, QueueFullError
 
 log = logging.getLogger(__name__)
 

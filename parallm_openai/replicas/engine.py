@@ -50,7 +50,7 @@ class Engine:
         from parallm_openai.cli.announcement import describe
         from parallm_openai.cli.failure import explained
         from parallm_openai.cli.loading import load_defaults, load_draft, load_model
-        from parallm_openai.engine.worker import AsyncEngine
+        from parallm_openai.engine.async_engine import AsyncEngine
         from parallm_openai.models.loading import LoadedModel
         from parallm_openai.replicas.shared import SharedResponses
 

@@ -13,7 +13,7 @@ from parallm_openai.text.output import Counts, OutputDelta, OutputProcessor
 from parallm_openai.text.prepare import Prepared
 
 if TYPE_CHECKING:
-    from parallm_openai.engine.worker import AsyncEngine, RequestStream
+    from parallm_openai.engine.async_engine import AsyncEngine, RequestStream
 
 
 class Generation:

@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 from support.processes import ROOT
 from support.servers import demo_target
 
-from parallm_openai.engine.worker import AsyncEngine
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.replicas.application import build
 from parallm_openai.replicas.calls import ReplicaLost
 from parallm_openai.replicas.engine import Engine

@@ -16,8 +16,8 @@ import httpx
 from parallm_openai import demo
 from parallm_openai.api.app import create_app
 from parallm_openai.api.serving import HttpServer
+from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.build import DraftSource
-from parallm_openai.engine.worker import AsyncEngine
 from parallm_openai.models.loading import LoadedModel, load
 from parallm_openai.settings import EngineConfig, RequestDefaults, ServerSettings
 from parallm_openai.text.defaults import Defaults
