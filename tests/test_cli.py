@@ -281,12 +281,13 @@ def test_prompts_that_cannot_be_continued_are_refused(arguments: list[str], stat
     assert "Traceback" not in answer.stderr
 
 
-def test_a_prompts_file_that_is_not_json_lines_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"text": "no prompt"}', '"a text"', '{"prompt": '])
+def test_a_prompts_file_that_is_not_json_lines_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "prompts.jsonl"
-    file.write_text('{"text": "no prompt"}\n')
+    file.write_text('\n{"prompt": "Hello"}\n' + line + "\n")
     answer = run("generate", "--prompts-file", str(file))
     assert answer.exit_code == 2
-    assert "is not JSON lines with a 'prompt' each" in answer.stderr
+    assert "is not JSON lines with a 'prompt' each: line 3 has none" in answer.stderr
 
 
 @pytest.mark.slow

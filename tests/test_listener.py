@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,6 +223,21 @@ def test_the_start_says_what_is_served_and_what_to_try(capsys: pytest.CaptureFix
         assert line in said
     assert re.search(r"model    parallm-demo: 3.5M parameters in float32 on \w", said)
     assert re.search(r"memory   16.4 MB of weights, caches up to \d+ MB", said)
+
+
+def test_a_line_to_try_works_outside_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = tmp_path / "an environment" / "parallm-openai"
+    command.parent.mkdir()
+    command.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(command.with_name("python")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    announce(Address(("http://127.0.0.1:1",)), "parallm-demo", [], needs_key=False)
+    assert f"'{command}' chat --url http://127.0.0.1:1\n" in capsys.readouterr().out
+    monkeypatch.setenv("PATH", str(command.parent))
+    announce(Address(("http://127.0.0.1:1",)), "parallm-demo", [], needs_key=False)
+    assert "  parallm-openai chat --url http://127.0.0.1:1\n" in capsys.readouterr().out
 
 
 @pytest.mark.server

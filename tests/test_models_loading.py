@@ -253,6 +253,8 @@ def test_a_cached_hub_model_loads_without_the_hub(folder: Path, hub_cache: Path)
 def test_without_hub_and_cache_the_sentence_says_so(hub_cache: Path) -> None:
     with pytest.raises(ModelLoadError, match="not in the hub's local cache, and it could not be downloaded"):
         load("someone/nosuch")
+    with pytest.raises(ModelLoadError, match=r"a hub id is owner/name, and the models with names are .*smollm2"):
+        load("smolm2")
 
 
 def test_an_unreachable_hub_is_logged_when_the_cache_serves(

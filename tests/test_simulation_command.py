@@ -180,7 +180,7 @@ def test_without_simpy_the_command_says_what_to_install(costs: str, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, output = bench("--simulate", "--costs", costs)
     assert code == 1
-    assert "needs simpy: pip install '.[simulate]'" in output
+    assert "needs simpy: pip install 'parallm-openai[simulate]'" in output
 
 
 @pytest.fixture

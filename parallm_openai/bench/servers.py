@@ -141,7 +141,8 @@ def first_model(url: str) -> str:
     try:
         return str(httpx.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"])
     except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
-        raise BenchError(f"{url} does not list its models: {error or type(error).__name__}") from error
+        cause = f"{error or type(error).__name__}; is a server running there?"
+        raise BenchError(f"{url} does not list its models: {cause}") from error
 
 
 def current_settings(url: str, names: Iterable[str]) -> dict[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import shlex
+import shutil
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Facts = list[tuple[str, str]]
 
+COMMAND = "parallm-openai"
 COPIES = "from the text so far and earlier answers"
 DRAFTERS = {
     "suffix": COPIES,
@@ -154,4 +157,12 @@ def _chat(address: Address, needs_key: bool) -> str:
     """The line that chats with this server, if the command can reach it."""
     if address.uds is not None:
         return ""
-    return f"  parallm-openai chat --url {address.urls[0]}{' --api-key YOUR_KEY' if needs_key else ''}\n"
+    return f"  {_command()} chat --url {address.urls[0]}{' --api-key YOUR_KEY' if needs_key else ''}\n"
+
+
+def _command() -> str:
+    """What to type for this command: its path if a shell would not find its name, as outside its environment."""
+    if shutil.which(COMMAND) is not None:
+        return COMMAND
+    beside = Path(sys.executable).with_name(COMMAND)
+    return shlex.quote(str(beside)) if beside.is_file() else COMMAND

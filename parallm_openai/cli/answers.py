@@ -206,7 +206,7 @@ class ServerSource:
         try:
             answer = self._client.send(request, stream=True)
         except httpx.HTTPError as error:
-            raise AnswerError(f"{self._url} does not answer ({error})") from error
+            raise AnswerError(f"{self._url} does not answer ({error}); is a server running there?") from error
         if answer.status_code == 200:
             return answer
         try:

@@ -164,11 +164,18 @@ def _print_batch(llm: LLM, prompts: list[str], source: PromptSettings, sampling:
 
 def _read_prompts(file: Path) -> list[str]:
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        if file.suffix != ".jsonl":
-            return lines
-        return [str(json.loads(line)["prompt"]) for line in lines]
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         fail(f"{file}: {error.strerror}", BAD_USAGE)
-    except (ValueError, KeyError, TypeError) as error:
-        fail(f"{file} is not JSON lines with a 'prompt' each ({type(error).__name__}: {error})", BAD_USAGE)
+    except ValueError:
+        fail(f"{file} is not in UTF-8", BAD_USAGE)
+    if file.suffix != ".jsonl":
+        return [line for line in lines if line.strip()]
+    return [_prompt_of(line, file, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _prompt_of(line: str, file: Path, number: int) -> str:
+    try:
+        return str(json.loads(line)["prompt"])
+    except (ValueError, KeyError, TypeError):
+        fail(f"{file} is not JSON lines with a 'prompt' each: line {number} has none", BAD_USAGE)

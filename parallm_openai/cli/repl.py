@@ -137,7 +137,7 @@ class Chat:
 
     def _switch_stats(self, value: str) -> None:
         self.stats = {"on": True, "off": False}.get(value, not self.stats)
-        typer.secho(f"Costs of answers are {'shown' if self.stats else 'not shown'}.", dim=True)
+        typer.secho(f"Tokens and speed of each answer are {'shown' if self.stats else 'not shown'}.", dim=True)
 
     def _save(self, file: str) -> None:
         if not file:

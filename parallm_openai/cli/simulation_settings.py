@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from parallm_openai.setting_types import Flag, Repeatable, Settings, by_commas, flag_of
 from parallm_openai.settings import EngineConfig
 
-SIMULATION_NEEDS = "needs simpy: pip install '.[simulate]'"
+SIMULATION_NEEDS = "needs simpy: pip install 'parallm-openai[simulate]'"
 MOST_REPLICAS = 100_000
 RouterName = Literal["round-robin", "two-choices", "session", "prefix", "prefix-session", "prefix-bounded"]
 ByCommas = BeforeValidator(by_commas)

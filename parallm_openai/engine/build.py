@@ -105,7 +105,7 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource, le
     if draft in ("auto", "mtp"):
         head = None if leader is not None else _head(model)
         if head is None and draft == "mtp":
-            reason = "has no head for multi-token prediction that could draft"
+            reason = "has no head for multi-token prediction that could draft; --draft suffix needs none"
             if leader is not None:
                 reason = "is shared by processes, which cannot draft by its own head"
             raise ModelLoadError(f"{model.name} {reason}")

@@ -54,12 +54,17 @@ def _find(path_or_id: str, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise ModelLoadError(
             f"there is no folder {path_or_id!r}, and the hub has no public model of that name "
-            "(for a private one set HF_TOKEN)"
+            f"(for a private one set HF_TOKEN){_hint(path_or_id)}"
         ) from error
     except RevisionNotFoundError as error:
         raise ModelLoadError(f"{path_or_id} has no revision {revision!r} on the hub") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         return _cached(path_or_id, revision, error)
+
+
+def _hint(model_id: str) -> str:
+    """What else a word may have been meant as: few models of the hub have no owner."""
+    return "" if "/" in model_id else f"; a hub id is owner/name, and the models with names are {', '.join(NAMED)}"
 
 
 def _find_named(model: NamedModel) -> Path:
@@ -86,7 +91,7 @@ def _cached(model_id: str, revision: str | None, reason: Exception) -> Path:
         cause = reason.__cause__ or reason
         raise ModelLoadError(
             f"there is no folder {model_id!r}, it is not in the hub's local cache, and it could not be downloaded "
-            f"({sentence(cause)}); give a local folder, or check the network"
+            f"({sentence(cause)}); give a local folder, or check the network{_hint(model_id)}"
         ) from reason
     log.warning("the hub could not be reached; %s comes from the local cache", model_id)
     return found

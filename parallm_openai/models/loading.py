@@ -376,4 +376,6 @@ def check_same_tokenizer(target: LoadedModel, draft: LoadedModel) -> None:
     """Raise ModelLoadError unless every id that both models have means the same token."""
     found = difference(target.tokenizer.get_vocab(), draft.tokenizer.get_vocab())
     if found is not None:
-        raise ModelLoadError(f"the draft's tokenizer is not the target's: {found}")
+        raise ModelLoadError(
+            f"the draft's tokenizer is not the target's: {found}. Take another draft, or drafts by suffix"
+        )
