@@ -6,17 +6,22 @@ import random
 from functools import partial
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
 from support.tiny import Run, Sums, draft_model, greedy, reference, run_all, seeded
 
+from parallm_openai.engine import sampling
 from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.request import Request
+from parallm_openai.engine.row import DRAFT
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.sampling import sampler
+from parallm_openai.engine.speculation.draft_model import DraftModel
 
 
 def mixed(count: int, seed: int) -> list[Request]:
@@ -143,3 +148,33 @@ def test_a_row_that_must_see_its_drafts_is_waited_for() -> None:
     assert run.core.stats.waits == 4 * run.core.stats.steps
     for request in requests:
         assert run.tokens[request.id] == reference(request)
+
+
+class Reader(DraftModel):
+    """Notes what it has read of a row at each place of its cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, tiny.VOCAB, tiny.VOCAB)
+        self.read: dict[int, int] = {}
+
+    def _logits(self, batch: Batch, inputs: Inputs, depth: int) -> mx.array:
+        begin = batch.rows[0].computed[DRAFT].length
+        self.read |= {begin + place: token for place, token in enumerate(sampling.as_ids(inputs.ids[0]))}
+        return super()._logits(batch, inputs, depth)
+
+
+def test_rejected_drafts_are_forgotten_although_plain_steps_follow() -> None:
+    drafter = Reader(tiny.draft(3.0))
+    run = Run(tiny.core(lambda: drafter, runs_ahead=True, draft_length=4))
+    run.add(request := greedy([1, 2, 3], 60))
+    while not run.core.idle:
+        # The first step in which drafts are made again commits what is on its way.
+        length = 4 if run.steps % 7 in (3, 4, 5) else 0
+        run.core.config = run.core.config.model_copy(update={"draft_length": length})
+        run.step()
+        for row in run.core.rows.values():
+            length = row.computed[DRAFT].length
+            # Its prompt it has read along.
+            own = {place: token for place, token in drafter.read.items() if place < length}
+            assert own.items() <= dict(enumerate(row.tokens)).items()
+    assert run.accepted(request) < run.drafted(request)

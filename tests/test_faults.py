@@ -354,3 +354,11 @@ def test_a_grammar_that_holds_up_the_engine_ends_by_its_own_fault(seconds: float
     assert run.outputs[slow.id][-1].request_at_fault
     assert run.tokens[neighbour.id] == reference(neighbour)
     assert len(run.tokens[slow.id]) < 40
+
+
+def test_a_prompt_that_is_read_twice_is_scored_once() -> None:
+    requests = [greedy([1, 2, 3, 4], 5, prompt_logprobs=1), greedy([5, 6, 7, 8], 5)]
+    with failing(step, "first_tokens", nth_call(0), RuntimeError("out of memory")):
+        run = run_with_faults(requests)
+    assert failed_of(run, requests) == []
+    assert [output.prompt_logprobs is not None for output in run.outputs[requests[0].id]].count(True) == 1

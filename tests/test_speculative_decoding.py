@@ -17,7 +17,9 @@ from support.strategies import drawn_requests
 from support.tiny import DRAFTERS, Run, draft_model, greedy, reference, run_all, seeded
 
 from parallm_openai.engine.batch import Batch
+from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.request import Request, SamplingParams
+from parallm_openai.engine.row import DRAFT
 from parallm_openai.engine.speculation.draft_model import DraftModel
 from parallm_openai.engine.speculation.drafts import Drafts
 from parallm_openai.engine.speculation.suffix import SuffixDrafter
@@ -168,6 +170,34 @@ def test_a_draft_with_a_smaller_vocabulary_never_reads_an_id_it_has_not_got() ->
     engine = tiny.core(lambda: DraftModel(small, 40, tiny.VOCAB), draft_length=3)
     request = seeded([60, 59, 58, 1], 30, seed=1)
     assert run_all(engine, [request]).tokens[request.id] == reference(request)
+
+
+class Placed(DraftModel):
+    """Notes the places at which it reads tokens: one after the last of them."""
+
+    end = 0
+
+    def __init__(self) -> None:
+        super().__init__(tiny.draft(0.0), tiny.VOCAB, tiny.VOCAB, context_length=80)
+        forward = self.runner.forward
+
+        def noted(batch: Batch, inputs: Inputs, in_flight: int = 0, *, for_good: bool = False) -> mx.array:
+            ends = [row.computed[DRAFT].length + count for row, count in zip(batch.rows, inputs.counts, strict=False)]
+            self.end = max(self.end, *ends)
+            return forward(batch, inputs, in_flight, for_good=for_good)
+
+        self.runner.forward = noted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("prompt", [3, 78, 200])
+def test_a_draft_model_reads_nothing_beyond_its_context(prompt: int) -> None:
+    drafter = Placed()
+    engine = tiny.core(lambda: drafter, draft_length=6)
+    long, short = greedy([n % 7 for n in range(prompt)], 150), greedy([9, 8], 170)
+    run = run_all(engine, [long, short])
+    assert run.tokens[long.id] == reference(long)
+    assert drafter.end <= 80
+    assert run.accepted(long) > 0
 
 
 def test_rejection_leaves_greedy_rows_as_they_are() -> None:

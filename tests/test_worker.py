@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from pydantic import ValidationError
 from support import tiny
@@ -16,6 +17,7 @@ from support.tiny import greedy, reference
 from parallm_openai.engine import worker
 from parallm_openai.engine.async_engine import AsyncEngine
 from parallm_openai.engine.request import FinishReason, Output
+from parallm_openai.engine.step import EngineCore
 from parallm_openai.engine.worker import Engine, EngineStoppedError, QueueFullError
 
 
@@ -277,3 +279,16 @@ def test_several_requests_are_queued_all_or_none(engine: Engine, outbox: Outbox)
     engine.submit_all(requests)
     for request in requests:
         assert outbox.tokens(request.id) == reference(request)
+
+
+def test_a_thread_without_an_engine_has_left_mlx_before_anybody_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter may exit then. A thread that is still inside MLX aborts the process."""
+    left: list[threading.Thread] = []
+    monkeypatch.setattr(mx, "clear_streams", lambda: left.append(threading.current_thread()))
+
+    def build() -> EngineCore:
+        raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        Engine(build, Outbox())
+    assert [thread.is_alive() for thread in left] == [False]

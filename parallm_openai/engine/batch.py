@@ -48,9 +48,6 @@ class Batch:
         source = row.batch
         assert source is not None
         for role, cache in self.caches.items():
-            # A draft model has read ahead, and what was rejected of that must not come along: of a recurrent state only
-            # the one at this length does.
-            row.computed[role].length = row.certain(role)
             cache.append_row_from(source.caches[role], row.slot, row.computed[role].length)
         source.remove(row)
         self._add(row)
@@ -84,7 +81,7 @@ class Batch:
         """A copy of each cache's row, of those that hold it from its beginning and can copy it."""
         copies: dict[str, StoredRow] = {}
         for role, cache in self.caches.items():
-            length = min(row.computed[role].length, row.computed[TARGET].length)
+            length = row.computed[role].length
             copied = cache.copy_row(row.slot, length) if row.computed[role].start == 0 else None
             if copied is not None:
                 copies[role] = StoredRow(copied, length)

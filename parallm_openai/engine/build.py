@@ -117,6 +117,7 @@ def _drafter(model: LoadedModel, abilities: Capabilities, draft: DraftSource, le
         draft.vocab_size,
         model.vocab_size,
         _ragged(draft),
+        context_length=draft.context_length,
         # Other ranks must be told a forward's tokens.
         asynchronous=on_gpu() and leader is None,
         make_cache=leader.makes(DRAFT) if leader is not None and draft.ranks is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,10 +97,13 @@ def _disagreement(compare: Callable[[], Comparison]) -> str | None:
     try:
         compared = compare()
         tolerance = 1e-3 if compared.alike[0][0].dtype == mx.float32 else 5e-2
-        difference = max(map(_distance, compared.alike))
+        # Unlike Python's own, NumPy's maximum of a NaN and anything is a NaN.
+        difference = float(np.max([_distance(pair) for pair in compared.alike]))
         least = min((max(map(_distance, layer)) for layer in compared.unlike), default=1.0)
     except Exception as error:
         return f"it fails ({_described(error)})"
+    if not math.isfinite(difference):
+        return "its logits or states are not numbers"
     if not difference < tolerance:
         return f"its logits or states differ from single rows by {difference:.2g} of their size"
     if not least > tolerance:

@@ -234,15 +234,21 @@ class EngineCore:
     def _sample_first(self, places: Mapping[Row, int], logits: mx.array, began: float) -> None:
         """Rows have computed their prompts; `places` says which of the logits follow them."""
         for row in places:
-            if row.scores_prompt:
-                self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
             if row.remaining <= 0:
+                self._report_prompt(row)
                 self._end(row, FinishReason.LENGTH, Output(row.id, cached_prompt_tokens=row.cached_prompt_tokens))
                 self._free(row)
         going_on = [row for row in places if not row.ended]
         if going_on:
             verified = self._first_tokens(going_on, logits, [places[row] for row in going_on])
+            # Not before: if sampling fails, these rows read their prompts once more.
+            for row in going_on:
+                self._report_prompt(row)
             self.timeline.record(began, 0.0, self.clock() - began, self._commit_all(verified))
+
+    def _report_prompt(self, row: Row) -> None:
+        if row.scores_prompt:
+            self._outputs.append(Output(row.id, prompt_logprobs=(None, *row.prompt_logprobs)))
 
     def _first_tokens(self, rows: Sequence[Row], logits: mx.array, places: list[int]) -> list[Verification]:
         return first_tokens(rows, logits[mx.array(places)])

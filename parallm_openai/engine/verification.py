@@ -14,7 +14,7 @@ from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.position import Position
 from parallm_openai.engine.request import FinishReason, Output, TokenLogprob
-from parallm_openai.engine.row import TARGET, Row
+from parallm_openai.engine.row import DRAFT, TARGET, Row
 from parallm_openai.engine.runner import ModelRunner
 from parallm_openai.engine.speculation.acceptance import accepted_count, coupled, rejection
 from parallm_openai.engine.speculation.drafts import Drafts
@@ -107,6 +107,8 @@ def commit(verified: Verification) -> tuple[Output, FinishReason | None]:
     appended, reason, stop_token = _extend(row, verified.next_tokens)
     # All that it had was computed, together with the drafts that were accepted; its newest token is pending now.
     row.computed[TARGET].length = max(before, len(row.tokens) - 1)
+    # A draft model has read ahead. Once the target goes on, a rejected token could not be told from an accepted one.
+    row.computed[DRAFT].length = row.certain(DRAFT)
     admitted_at = row.admitted_at if row.first_token_at is None else None
     if row.first_token_at is None:
         row.first_token_at = time.perf_counter()

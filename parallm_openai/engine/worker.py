@@ -83,11 +83,16 @@ class Engine:
         self._started = threading.Event()
         self.failure: BaseException | None = None
         self._thread.start()
-        self._started.wait()
-        if self.failure is not None:
-            raise self.failure
+        self._wait_for_start()
         # A thread inside MLX must not outlive the interpreter.
         atexit.register(self.stop)
+
+    def _wait_for_start(self) -> None:
+        self._started.wait()
+        if self.failure is not None:
+            # The caller may exit, and a thread that is still inside MLX would abort the process.
+            self._thread.join()
+            raise self.failure
 
     @property
     def config(self) -> EngineConfig:
@@ -193,6 +198,13 @@ class Engine:
 
     def _run(self, build: Callable[[], EngineCore]) -> None:
         try:
+            self._work(build)
+        finally:
+            # Left to the thread's own end, MLX would take its streams down while the interpreter exits.
+            mx.clear_streams()
+
+    def _work(self, build: Callable[[], EngineCore]) -> None:
+        try:
             self.core = build()
             self.core.deliver = self._hand_over
         except BaseException as error:
@@ -206,8 +218,6 @@ class Engine:
                     self._hand_over(self._step())
         except BaseException as error:
             self.fail(error)
-        # Left to the thread's own end, MLX would take its streams down while the interpreter exits.
-        mx.clear_streams()
 
     def fail(self, error: BaseException) -> None:
         """The thread is at its end, or waits for another rank that is: nobody may wait for it any longer."""

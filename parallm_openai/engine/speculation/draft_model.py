@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from parallm_openai.engine.batch import Batch
 from parallm_openai.engine.cache.inputs import Inputs
 from parallm_openai.engine.cache.ragged import Ragged
 from parallm_openai.engine.position import DRAFT_STREAM, Position
-from parallm_openai.engine.row import DRAFT, TARGET, Row
+from parallm_openai.engine.row import DRAFT, Row
 from parallm_openai.engine.runner import MakeCache, ModelRunner
 from parallm_openai.engine.speculation.drafter import Drafter
 from parallm_openai.engine.speculation.drafts import Drafts
@@ -31,6 +32,8 @@ class DraftModel(Drafter):
     If it is `asynchronous`, the host does not wait for a token before the next forward: a GPU then never idles between
     them. On a CPU that gains nothing, and the time that drafting takes would not be known.
 
+    It reads no text beyond its own `context_length`, if it has one: some models look their positions up in a table.
+
     After a draft that was accepted whole its cache lacks two of the row's tokens, else one; after steps without
     drafts, as many as those steps brought.
     """
@@ -44,9 +47,12 @@ class DraftModel(Drafter):
         target_vocab_size: int,
         ragged: Ragged = Ragged(),
         *,
+        context_length: int | None = None,
         asynchronous: bool = False,
         make_cache: MakeCache | None = None,
     ) -> None:
+        # A row that starts over must have room for more than its drafts.
+        self.context_length = math.inf if context_length is None else max(context_length, RESTART + CATCH_UP)
         self.runner: ModelRunner = ModelRunner(
             model, DRAFT, ragged=ragged, vocab_size=vocab_size, make_cache=make_cache
         )
@@ -56,7 +62,10 @@ class DraftModel(Drafter):
     def read_along(self, batch: Batch, rows: Collection[Row], width: int) -> None:
         first = batch.rows[: max(row.slot for row in rows) + 1]
         # All but the last token: the draft begins with that.
-        chunks = [self._next(row, min(width, self._unread(row) - 1)) if row in rows else [] for row in first]
+        chunks = [
+            self._next(row, min(width, self._unread(row) - 1)) if row in rows and self._has_room(row) else []
+            for row in first
+        ]
         if any(chunks):
             self._read(batch, chunks)
 
@@ -67,11 +76,9 @@ class DraftModel(Drafter):
     def propose(
         self, batch: Batch, lengths: Sequence[int], acceptance: Acceptance, copied: Sequence[bool] = ()
     ) -> Drafts:
-        for row in batch.rows:
-            self._forget_rejected(row)
         if not any(lengths):
             return Drafts.none(len(batch.rows))
-        width = max(self._catch_up(row) for row, length in zip(batch.rows, lengths, strict=True) if length)
+        width = max(self._catch_up(row, length) for row, length in zip(batch.rows, lengths, strict=True) if length)
         return self._draft(batch, lengths, width, acceptance)
 
     def _draft(self, batch: Batch, lengths: Sequence[int], width: int, acceptance: Acceptance) -> Drafts:
@@ -79,7 +86,7 @@ class DraftModel(Drafter):
 
         A row that is not drafted for now keeps up in the first, as far as that is wide anyway.
         """
-        tokens = [self._next(row, min(width, self._unread(row))) for row in batch.rows]
+        tokens = [self._next(row, min(width, self._unread(row))) if self._has_room(row) else [] for row in batch.rows]
         inputs = Inputs.of(tokens, [int(length > 0) for length in lengths])
         drawing = Drawing(batch.rows, lengths)
         for depth in range(max(lengths)):
@@ -95,12 +102,16 @@ class DraftModel(Drafter):
         """How many tokens it has to read of a row before it can draft for it."""
         return len(row.tokens) - row.computed[DRAFT].end
 
-    def _catch_up(self, row: Row) -> int:
-        """The same for a row that is to be drafted for, which starts over if that is many."""
+    def _catch_up(self, row: Row, length: int) -> int:
+        """The same for a row that is to get so many drafted tokens: it starts over if that is much, or has no room."""
         draft = row.computed[DRAFT]
-        if self._unread(row) > CATCH_UP:
+        if self._unread(row) > CATCH_UP or not self._has_room(row, length):
             draft.start, draft.length = len(row.tokens) - RESTART, 0
         return self._unread(row)
+
+    def _has_room(self, row: Row, length: int = 0) -> bool:
+        """Whether the context has room for a row, from where it begins for this model, and so many drafted tokens."""
+        return len(row.tokens) + length - row.computed[DRAFT].start <= self.context_length
 
     def _next(self, row: Row, count: int) -> list[int]:
         """The next tokens, so many, that it has to read of a row."""
@@ -110,14 +121,6 @@ class DraftModel(Drafter):
     def _logits(self, batch: Batch, inputs: Inputs, depth: int) -> mx.array:
         """Logits over the target's vocabulary for the tokens of this depth: the noise of a draw depends on its size."""
         return self._over_target_vocabulary(self.runner.advance(batch, inputs))
-
-    def _forget_rejected(self, row: Row) -> None:
-        """Roll the draft model back to what the target has committed.
-
-        In every step: once the target has gone on, a rejected token could not be told from an accepted one.
-        """
-        draft = row.computed[DRAFT]
-        draft.length = max(0, min(draft.length, row.computed[TARGET].length - draft.start))
 
     def _over_target_vocabulary(self, logits: mx.array) -> mx.array:
         missing = self.target_vocab_size - logits.shape[-1]

@@ -47,7 +47,7 @@ class MTPHead(DraftModel):
         self._leave_out(row, row.hidden.start - draft.end)
         return min(row.computed[TARGET].length, len(row.tokens) - 1) - draft.end
 
-    def _catch_up(self, row: Row) -> int:
+    def _catch_up(self, row: Row, length: int) -> int:
         if self._unread(row) > CATCH_UP:
             self._leave_out(row, self._unread(row) - RESTART)
         return self._unread(row)
@@ -73,9 +73,6 @@ class MTPHead(DraftModel):
         ends = [row * inputs.width + max(count - 1, 0) for row, count in enumerate(inputs.counts)]
         self._last = _flat(seen[0])[mx.array(ends)][:, None]
         return logits
-
-    def _forget_rejected(self, row: Row) -> None:
-        """Nothing: what was drafted is not committed."""
 
 
 def _gathered(rows: Sequence[Row], counts: Sequence[int]) -> mx.array:

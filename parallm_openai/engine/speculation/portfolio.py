@@ -35,7 +35,6 @@ class Portfolio(Drafter):
     ) -> Drafts:
         copied = copied or [False] * len(lengths)
         wanted = list(zip(lengths, copied, strict=True))
-        # In every step, since it must roll back what was rejected of the last.
         computed = self.computing.propose(batch, [0 if copy else length for length, copy in wanted], acceptance)
         if not any(copied):
             return computed
