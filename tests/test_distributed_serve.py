@@ -158,6 +158,7 @@ def refused(*arguments: str) -> str:
 
 
 def test_a_model_that_cannot_be_shared_is_refused_with_the_reason(tmp_path: Path) -> None:
+    assert refused("demo").startswith("parallm-openai: --launch: needs --hosts, --hostfile or -n")
     assert "it has 4 attention heads" in refused("demo", "-n", "3")
     folder = families.write("qwen3_next", tmp_path / "model")
     assert "cannot split the layers of qwen3_next; --pipeline can" in refused(str(folder), "-n", "2")

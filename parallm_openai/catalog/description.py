@@ -51,5 +51,5 @@ def _drafters(name: str, header: Header) -> str:
     if not header.speculates:
         return "nothing"
     own = NAMED[name].draft if name in NAMED else None
-    default = f" (its default: {own})" if own is not None else ""
-    return ", ".join(["--draft suffix", *(f"--draft-model {each}" for each in drafters_for(header))]) + default
+    models = (f"--draft-model {each}{' (the default)' if each == str(own) else ''}" for each in drafters_for(header))
+    return ", ".join(["--draft suffix", *models])

@@ -17,7 +17,7 @@ from typing import NoReturn
 import psutil
 import typer
 
-from parallm_openai.cli.failure import fail, say
+from parallm_openai.cli.failure import BAD_USAGE, fail, say
 from parallm_openai.cli.options import options_of
 from parallm_openai.scaling_settings import RankSettings
 from parallm_openai.settings import ServerSettings
@@ -48,6 +48,8 @@ def threads_of_each(processes: int) -> dict[str, str]:
 
 def launch(settings: RankSettings) -> NoReturn:
     """Start mlx.launch with this process's own arguments, and end as the ranks do: with 0 only if they were told to."""
+    if not settings.hosts and settings.hostfile is None and settings.repeat_hosts == 1:
+        fail("--launch: needs --hosts, --hostfile or -n; one process alone shares nothing", BAD_USAGE)
     launcher = shutil.which("mlx.launch", path=sysconfig.get_path("scripts")) or shutil.which("mlx.launch")
     if launcher is None:
         fail("--launch: mlx.launch is not here; it comes with mlx")
