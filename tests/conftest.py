@@ -8,12 +8,21 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from random import Random
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
-# Tests tell what is right, not how fast: this machine may be busy.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Tests tell what is right, not how fast: this machine may be busy. To explain a failure, Hypothesis would trace each
+# line, in which Python 3.11 can go round without end.
+PROFILE: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+    "phases": [phase for phase in Phase if phase is not Phase.explain],
+}
+# The same examples each time; `--hypothesis-profile explore` draws others.
+settings.register_profile("tests", derandomize=True, **PROFILE)
+settings.register_profile("explore", **PROFILE)
 settings.load_profile("tests")
 
 # Commands without --model work with the bundled pair, whatever has been fetched on this machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -108,11 +109,19 @@ def _holds_no_half_character_of_its_own(
         assert choice["content"].count("\ufffd") <= raw.decode(errors="replace").count("\ufffd")
 
 
+def _is_call(text: str) -> bool:
+    """A model may also write calls that nobody could carry out; those stay text."""
+    try:
+        return json.loads(text)["name"] in {tool["function"]["name"] for tool in (WEATHER, TIMER)}
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def _fits(request: dict[str, Any], format: dict[str, Any], choice: dict[str, Any]) -> list[str]:
     """Holds the choice against the rules that bind it; returns which they were."""
     held = []
     if "tools" in format and choice["finish_reason"] != "length" and "stop" not in request:
-        assert "<tool_call>" not in choice["content"]
+        assert not any(map(_is_call, re.findall("<tool_call>(.*?)</tool_call>", choice["content"], re.DOTALL)))
         held.append("no markup")
     ended = choice["finish_reason"] == "stop" and "stop" not in request
     if "response_format" in format and ended:

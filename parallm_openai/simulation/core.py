@@ -122,6 +122,7 @@ class SimulatedDraftModel(DraftModel):
 
     def __init__(self, clock: VirtualClock, costs: Costs, answers: Mapping[int, Answer]) -> None:
         self.runner = SimulatedRunner(DRAFT, clock, costs.draft_prefill)
+        self.context_length = inf
         self._clock, self._costs, self._answers = clock, costs, answers
 
     def _draft(self, batch: Batch, lengths: Sequence[int], width: int, acceptance: Acceptance) -> Drafts:
