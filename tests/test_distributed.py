@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ports import free_ports
 from support.processes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def launched(*arguments: str) -> list[dict[str, Any]]:
     """What two ranks on this machine print, by the ring backend."""
-    command = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--starting-port", str(free_port())]
+    command = [str(Path(sys.executable).parent / "mlx.launch"), "-n", "2", "--starting-port", str(free_ports(2))]
     own = [sys.executable, "-m", "support.ranks", *arguments]
     environment = {
         **os.environ,
@@ -29,13 +29,6 @@ def launched(*arguments: str) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert found, done.stdout + done.stderr
     return found
-
-
-def free_port() -> int:
-    """The first of two ports that are likely to be free, one for each rank."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize(

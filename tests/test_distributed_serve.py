@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from support import families
+from support.ports import free_ports
 from support.processes import COMMAND, Served
 from support.servers import RunningServer
 
@@ -25,13 +25,6 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 SYSTEM = "You are a kind assistant who answers questions about countries and their capitals in one sentence. " * 3
 QUESTIONS = [f"What is the capital of {country}?" for country in ("France", "Spain", "Italy", "Peru")]
 Start = Callable[..., Served]
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports that are likely to be free."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1]) - count
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
+from support.ports import free_ports
 from support.processes import ROOT
 
 KEY, ADMIN = "key-of-tests", "admin-of-tests"
@@ -78,9 +78,7 @@ def wait_until(reached: Any, what: str, seconds: float = 120) -> None:
 
 @contextmanager
 def cluster(log: Path, *flags: str, replicas: int = 2) -> Iterator[Cluster]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_ports(1)
     command = [sys.executable, "-m", "parallm_openai", "serve", "-m", "demo", "--replicas", str(replicas)]
     own = {name: value for name, value in os.environ.items() if not name.startswith("PARALLM_")}
     own |= {"PYTHONPATH": str(ROOT), "PARALLM_API_KEY": KEY, "PARALLM_ADMIN_KEY": ADMIN}
